@@ -1,0 +1,45 @@
+# What a developer and CI run. Needs Python >= 3.11 and make, nothing else.
+
+PYTHON ?= python3
+TESTS ?= tests
+
+VENV := .venv
+PY := $(VENV)/bin/python
+# Two runs in one checkout may meet in the tools' caches.
+ALONE := flock $(VENV)/.tools.lock
+# More processes than cores: the tests mostly wait.
+PYTEST := $(PY) -m pytest -p no:cacheprovider -n 4 --dist worksteal
+
+# Compiled bytecode makes every start of a process faster; other Pythons' settings do not belong here.
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME PYTHONWARNINGS
+
+.DEFAULT_GOAL := help
+.PHONY: help test lint format venv services clean
+
+help: ## List these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+test: lint services ## Check and test everything; TESTS=path narrows it down
+	$(PY) -m compileall -q flow dispatcher agent
+	$(PY) -m tests.services run -- $(PYTEST) $(TESTS)
+
+lint: venv ## Style, types, and who may import whom
+	$(ALONE) $(PY) -m ruff check
+	$(ALONE) $(PY) -m ruff format --check
+	$(ALONE) $(PY) -m mypy
+	$(ALONE) $(VENV)/bin/lint-imports --no-logo
+
+format: venv ## Format the code and fix what can be fixed
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+venv: ## Make or refresh the virtual environment in .venv
+	@$(PYTHON) tools/bootstrap.py venv
+
+services: ## Install RabbitMQ and PostgreSQL from the distribution where missing
+	@$(PYTHON) tools/bootstrap.py services
+
+clean: ## Remove everything that was made here
+	rm -rf $(VENV) .venv.lock build dist *.egg-info .hypothesis .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
