@@ -1,0 +1,1 @@
+"""Carrying messages: the port, and the transports that keep its promises."""

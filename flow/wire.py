@@ -1,0 +1,284 @@
+"""The messages between dispatcher and agents: msgspec structs, JSON on the wire.
+
+Every message carries ``type`` and ``version``. Unknown fields are ignored and adding an optional
+field keeps the version, so a release reads the messages of the one before it and the one after.
+A newer *version* is refused by name. Nothing is ever unpickled and no class path comes from data.
+Times are seconds since the Unix epoch (``*_at``) or plain seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+
+from flow.dagspec import OnAgentLost
+from flow.errors import MessageError
+
+VERSION = 1
+#: Larger bodies are parked unread: flow's own messages stay far below.
+MAX_BYTES = 1024 * 1024
+
+# What events say ends in the database. A value that no column takes would fail the transaction of
+# everything that came with it, each time it is redelivered: so it is refused here.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+ExitCode = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+Text = Annotated[str, msgspec.Meta(pattern=r"^[^\0]*$")]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What all messages have in common. ``kind`` is the last word of an event's routing key."""
+
+    kind: ClassVar[str] = ""
+    version: int = VERSION
+
+
+# -- to a task queue ---------------------------------------------------------------------------
+
+
+class Task(Message, frozen=True, kw_only=True, tag="task"):
+    """A doorbell: this try of this task instance may be claimed. It gives no right to run it."""
+
+    task_instance_id: int
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+    try_number: int
+    queue: str
+    operator: str
+    """Which kind of task: ``bash``."""
+    arguments: dict[str, Any]
+    """What that kind needs; for ``bash``: ``command``, ``env``, ``cwd``."""
+    execution_timeout: float | None = None
+    on_agent_lost: OnAgentLost = "rerun"
+    bundle: str | None = None
+
+
+# -- events, from an agent (all on one channel, in order) --------------------------------------
+
+
+class Event(Message, frozen=True, kw_only=True):
+    """Sent by one session of one agent; anything from a lower session is refused."""
+
+    agent: Text
+    session: Number
+
+
+class Hello(Event, frozen=True, kw_only=True, tag="hello"):
+    """First words of a session and of each of its connections.
+
+    Releases all tokens of *older* sessions except those in ``spooled`` (their result will follow)
+    and ``kept`` (still running under ``on_agent_lost="wait"``). Sent only once every process of
+    the older sessions is proven dead.
+    """
+
+    kind: ClassVar[str] = "hello"
+    home_id: str
+    """Which machine, and which state directory on it: only that one can vouch for its dead."""
+    boot_id: str
+    uptime: float
+    incarnation: str
+    """Random per agent process: tells a lapse of the same process from a restart."""
+    queues: tuple[Text, ...]
+    slots: Count
+    lease: float
+    """L: seconds for which the agent holds its lease. The dispatcher takes over at this L + G."""
+    spooled: tuple[Number, ...] = ()
+    kept: tuple[Number, ...] = ()
+    software: str = ""
+
+
+class Claim(Event, frozen=True, kw_only=True, tag="claim"):
+    """May I run this try? Resent until answered; (session, task instance, try) identifies it."""
+
+    kind: ClassVar[str] = "claim"
+    task_instance_id: Number
+    try_number: Count
+    queue: Text
+    free_slots: Count
+
+
+class Heartbeat(Event, frozen=True, kw_only=True, tag="heartbeat"):
+    """Renews the session's lease once the broker has confirmed it as routed."""
+
+    kind: ClassVar[str] = "heartbeat"
+    lease: float
+    tokens: tuple[Number, ...] = ()
+    slots: Count = 0
+    load: float = 0.0
+
+
+class Started(Event, frozen=True, kw_only=True, tag="started"):
+    """For information only: the process of a token exists."""
+
+    kind: ClassVar[str] = "started"
+    task_instance_id: Number
+    token: Number
+    pid: Count
+    started_at: float
+
+
+class Finished(Event, frozen=True, kw_only=True, tag="finished"):
+    """A token's end with a result; spooled on disk before it is sent, resent until answered."""
+
+    kind: ClassVar[str] = "finished"
+    task_instance_id: Number
+    try_number: Count
+    token: Number
+    state: Literal["success", "failed"]
+    exit_code: ExitCode | None = None
+    reason: str = ""
+    started_at: float
+    ended_at: float
+
+
+class Release(Event, frozen=True, kw_only=True, tag="release"):
+    """The end of a token without a result: nothing of it runs. Resent until answered."""
+
+    kind: ClassVar[str] = "release"
+    task_instance_id: Number
+    token: Number
+    reason: str
+    fault: bool = False
+    """It could not be started here (as opposed to: the agent drains). Three in a row fail it."""
+
+
+class Goodbye(Event, frozen=True, kw_only=True, tag="goodbye"):
+    """Last message of a drain: no process of this session is left."""
+
+    kind: ClassVar[str] = "goodbye"
+
+
+# -- control, to an agent ----------------------------------------------------------------------
+
+
+class Reply(Message, frozen=True, kw_only=True):
+    """Addressed to one session; an agent ignores those of any other."""
+
+    session: int
+
+
+class Grant(Reply, frozen=True, kw_only=True, tag="grant"):
+    """The claim holds: run this try under this fencing token."""
+
+    task_instance_id: int
+    try_number: int
+    token: int
+    inputs: dict[str, Any] = {}
+
+
+class Deny(Reply, frozen=True, kw_only=True, tag="deny"):
+    """The claim does not hold: ack the delivery and forget it."""
+
+    task_instance_id: int
+    try_number: int
+    reason: str
+
+
+class Answered(Reply, frozen=True, kw_only=True, tag="answered"):
+    """These tokens' results or releases are dealt with (recorded, or refused as stale)."""
+
+    tokens: tuple[int, ...]
+
+
+class HelloWanted(Reply, frozen=True, kw_only=True, tag="hello_wanted"):
+    """The dispatcher does not know this session: its hello was lost. Say it again."""
+
+
+class SessionEnded(Reply, frozen=True, kw_only=True, tag="session_ended"):
+    """The dispatcher has taken this session over or refuses it. The agent lapses and says hello
+    with a session above ``last_session``, not sooner than some seconds later."""
+
+    reason: str
+    last_session: int = 0
+
+
+# -- on flow.events, from dispatchers and commands ---------------------------------------------
+
+
+class Probe(Message, frozen=True, kw_only=True, tag="probe"):
+    """A dispatcher's own message to itself: receiving any delivery is the election."""
+
+    dispatcher: str
+
+
+class Marker(Message, frozen=True, kw_only=True, tag="marker"):
+    """Published in line with the events: what was sent before it has been read when it returns."""
+
+    reign: int
+    number: int
+
+
+class Wake(Message, frozen=True, kw_only=True, tag="wake"):
+    """A command wrote an intent row. Losing this message costs one poll interval."""
+
+
+# -- logs --------------------------------------------------------------------------------------
+
+
+class LogChunk(Message, frozen=True, kw_only=True, tag="log"):
+    """A piece of a task's output. ``offset`` counts UTF-8 bytes from the start of the try's log,
+    so that storing a chunk twice changes nothing. ``last`` marks the end of the output."""
+
+    task_instance_id: Number
+    try_number: Count
+    token: Number
+    run_id: str
+    offset: Number
+    text: str
+    last: bool = False
+
+
+_TYPES: dict[str, type[Message]] = {
+    str(cls.__struct_config__.tag): cls
+    for cls in (
+        *(Task, Hello, Claim, Heartbeat, Started, Finished, Release, Goodbye),
+        *(Grant, Deny, Answered, HelloWanted, SessionEnded),
+        *(Probe, Marker, Wake, LogChunk),
+    )
+}
+_encoder = msgspec.json.Encoder()
+_decoders = {tag: msgspec.json.Decoder(cls) for tag, cls in _TYPES.items()}
+
+
+class _Envelope(msgspec.Struct):
+    type: str
+    version: int
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+
+
+def encode(message: Message) -> bytes:
+    """The body that :func:`decode` reads."""
+    return _encoder.encode(message)
+
+
+def decode(body: bytes) -> Message:
+    """Read a body from the broker.
+
+    Raises :class:`MessageError` with a reason fit for an operator when it is too large, not JSON,
+    of an unknown type, of a newer version, or lacks what its type needs.
+    """
+    if len(body) > MAX_BYTES:
+        raise MessageError(f"message: expected at most {MAX_BYTES} bytes, got {len(body)}")
+    try:
+        envelope = _envelope.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(
+            f"message: expected a JSON object with type and version, got {body[:80]!r}: {error}"
+        ) from None
+    decoder = _decoders.get(envelope.type)
+    if decoder is None:
+        raise MessageError(f"message: expected a known type, got {envelope.type!r}")
+    if not 1 <= envelope.version <= VERSION:
+        raise MessageError(
+            f"message {envelope.type!r}: expected version {VERSION} or lower, "
+            f"got {envelope.version}; upgrade the receiver first"
+        )
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(f"message {envelope.type!r}: {error}") from None
