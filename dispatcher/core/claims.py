@@ -1,0 +1,241 @@
+"""Claims and the ends of tokens (docs/architecture.md, "Never lost, never twice").
+
+A delivery gives no right to run: the agent claims, and the grant is a compare-and-set on the row
+with a fencing token that only grows. A result is accepted under the live token only.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from dispatcher.core.moves import Ending, end_token, move_task
+from dispatcher.core.placing import make_ready, park, unpark
+from dispatcher.core.records import OpenTry, TaskRow
+from dispatcher.core.runs import after_failure, after_success, retry_delay, schedule, settle
+from dispatcher.core.state import Agent, Effects, Instant, State
+from flow.states import TaskEvent, TaskState
+from flow.wire import Answered, Claim, Deny, Finished, Grant, Release
+
+
+def claim(state: State, agent: Agent, message: Claim, now: Instant, out: Effects) -> None:
+    """Answer a claim of the agent's current session: grant, grant again, or deny."""
+    task = state.tasks.get(message.task_instance_id)
+    if task is None or task.try_number != message.try_number:
+        _deny(agent, message, "this try is over", out)
+    elif task.state is TaskState.RUNNING and agent.tokens.get(task.token) == task.id:
+        # The grant was lost on its way: the same claim gets the same answer.
+        _send_grant(agent, task, now, out)
+    elif task.state is not TaskState.QUEUED:
+        _deny(agent, message, f"it is {task.state}", out)
+    elif task.queue not in agent.row.queues:
+        _deny(agent, message, f"agent {agent.row.name} does not serve queue {task.queue!r}", out)
+    elif refusal := _no_room(state, agent, task):
+        move_task(
+            state,
+            task,
+            TaskEvent.PUT_BACK,
+            now,
+            out,
+            actor=f"agent {agent.row.name}",
+            reason=refusal,
+        )
+        park(state, task)
+        _deny(agent, message, f"not now: {refusal}", out)
+    else:
+        _grant(state, agent, task, now, out)
+
+
+def finished(state: State, agent: Agent, message: Finished, now: Instant, out: Effects) -> None:
+    """Record a result, if it carries the live token; answer it either way."""
+    out.replies.append(
+        (agent.row.name, Answered(session=agent.row.session, tokens=(message.token,)))
+    )
+    task = _holder_of(state, agent, message.task_instance_id, message.token)
+    if task is None:
+        out.notes.append(
+            f"stale result of task instance {message.task_instance_id} from agent "
+            f"{agent.row.name} changes nothing (token {message.token})"
+        )
+        return
+    ending = Ending(
+        outcome=message.state,
+        actor=f"agent {agent.row.name}",
+        reason=message.reason,
+        exit_code=message.exit_code,
+        started_at=_moment(message.started_at),
+        ended_at=_moment(message.ended_at),
+    )
+    if message.state == "success":
+        end_token(state, task, TaskEvent.SUCCEED, ending, now, out)
+        after_success(state, task, now, out)
+    else:
+        _fail_or_retry(state, task, ending, now, out)
+    slot_freed(state, agent)
+
+
+def released(state: State, agent: Agent, message: Release, now: Instant, out: Effects) -> None:
+    """The agent gives a token back without a result. Three faults in a row fail the task."""
+    out.replies.append(
+        (agent.row.name, Answered(session=agent.row.session, tokens=(message.token,)))
+    )
+    task = _holder_of(state, agent, message.task_instance_id, message.token)
+    if task is None:
+        return
+    actor = f"agent {agent.row.name}"
+    releases = task.releases + 1 if message.fault else task.releases
+    if releases >= state.rules.max_releases:
+        reason = f"given back {releases} times: {message.reason}"
+        ending = Ending(outcome="failed", actor=actor, reason=reason)
+        end_token(state, task, TaskEvent.FAIL, ending, now, out, releases=releases)
+        after_failure(state, task, now, out)
+    else:
+        ending = Ending(outcome="released", actor=actor, reason=message.reason)
+        delay = state.rules.release_backoff * releases if message.fault else 0.0
+        put_off(state, task, TaskEvent.RELEASE, ending, now, out, delay=delay, releases=releases)
+    slot_freed(state, agent)
+
+
+def _fail_or_retry(state: State, task: TaskRow, ending: Ending, now: Instant, out: Effects) -> None:
+    """End the token of a task that failed by itself: another try if it has retries left."""
+    run = state.run_of(task)
+    failures = task.failures + 1
+    if failures > run.plan.tasks[task.task_id].retries:
+        end_token(state, task, TaskEvent.FAIL, ending, now, out, failures=failures)
+        after_failure(state, task, now, out)
+        return
+    delay = retry_delay(run, task)
+    end_token(
+        state,
+        task,
+        TaskEvent.RETRY,
+        ending,
+        now,
+        out,
+        failures=failures,
+        not_before=now.wall + delay,
+    )
+    state.wake_at(now.mono + delay.total_seconds(), task)
+    settle(state, run, now, out)
+
+
+def put_off(
+    state: State,
+    task: TaskRow,
+    event: TaskEvent,
+    ending: Ending,
+    now: Instant,
+    out: Effects,
+    *,
+    delay: float = 0.0,
+    **values: int,
+) -> None:
+    """End the token and schedule another try, which does not count against ``retries``."""
+    run = state.run_of(task)
+    end_token(
+        state,
+        task,
+        event,
+        ending,
+        now,
+        out,
+        try_number=task.try_number + 1,
+        not_before=now.wall + timedelta(seconds=delay) if delay else None,
+        **values,
+    )
+    if delay > 0:
+        state.wake_at(now.mono + delay, task)
+    else:
+        make_ready(state, task)
+    settle(state, run, now, out)
+
+
+def slot_freed(state: State, agent: Agent) -> None:
+    """What an agent had no room for may fit now."""
+    for queue in agent.row.queues:
+        unpark(state, queue)
+
+
+def resend_grants(
+    state: State, agent: Agent, running: set[int], now: Instant, out: Effects
+) -> None:
+    """Repeat grants that a heartbeat shows the agent never received: it does not list the token
+    although the grant is older than the heartbeat before this one."""
+    for token, task_pk in agent.tokens.items():
+        task = state.tasks[task_pk]
+        if token in running or task.session != agent.row.session:
+            continue
+        if now.mono - agent.granted.get(token, now.mono) > agent.row.lease / 4:
+            _send_grant(agent, task, now, out)
+
+
+def retry_due(state: State, task: TaskRow, now: Instant, out: Effects) -> None:
+    """A retry's delay has passed."""
+    schedule(state, task, TaskEvent.RETRY_DUE, now, out)
+
+
+def _grant(state: State, agent: Agent, task: TaskRow, now: Instant, out: Effects) -> None:
+    token = state.next_token(now.wall)
+    move_task(
+        state,
+        task,
+        TaskEvent.GRANT,
+        now,
+        out,
+        actor=f"agent {agent.row.name}",
+        token=token,
+        agent=agent.row.name,
+        session=agent.row.session,
+        start_date=now.wall,
+        end_date=None,
+    )
+    out.writes.append(
+        OpenTry(
+            task_pk=task.id,
+            try_number=task.try_number,
+            token=token,
+            agent=agent.row.name,
+            session=agent.row.session,
+            at=now.wall,
+        )
+    )
+    agent.tokens[token] = task.id
+    _send_grant(agent, task, now, out)
+
+
+def _send_grant(agent: Agent, task: TaskRow, now: Instant, out: Effects) -> None:
+    agent.granted[task.token] = now.mono
+    grant = Grant(
+        session=agent.row.session,
+        task_instance_id=task.id,
+        try_number=task.try_number,
+        token=task.token,
+    )
+    out.replies.append((agent.row.name, grant))
+
+
+def _deny(agent: Agent, message: Claim, reason: str, out: Effects) -> None:
+    deny = Deny(
+        session=message.session,
+        task_instance_id=message.task_instance_id,
+        try_number=message.try_number,
+        reason=reason,
+    )
+    out.replies.append((agent.row.name, deny))
+
+
+def _no_room(state: State, agent: Agent, task: TaskRow) -> str:
+    """Why the agent cannot take this task now, or ``""``."""
+    if len(agent.tokens) >= agent.row.slots:
+        return f"all {agent.row.slots} slots of agent {agent.row.name} are busy"
+    if task.deaths > 0 and any(state.tasks[pk].deaths > 0 for pk in agent.tokens.values()):
+        # One suspect at a time, so that the next death has one culprit.
+        return f"agent {agent.row.name} runs another task that may have killed an agent"
+    return ""
+
+
+def _holder_of(state: State, agent: Agent, task_pk: int, token: int) -> TaskRow | None:
+    return state.tasks[task_pk] if agent.tokens.get(token) == task_pk else None
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,134 @@
+"""The core as one object: an event and the time in, effects out. Nothing here does I/O.
+
+The effects of a call must be carried out in order and completely, or the whole reign thrown away
+and the state rebuilt from the database: memory runs ahead of the commit.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+from dispatcher.core import claims, reconcile, requests, sessions
+from dispatcher.core.moves import IllegalTransition
+from dispatcher.core.placing import make_ready, place_all, publication
+from dispatcher.core.plan import Plan
+from dispatcher.core.records import DagRow, Intent, Snapshot, TaskRow
+from dispatcher.core.runs import start_waiting_runs
+from dispatcher.core.state import Effects, Instant, Rules, State, rebuild
+from flow import wire
+from flow.states import TaskState
+
+__all__ = ["Core", "Effects", "IllegalTransition", "Instant", "Rules"]
+
+
+class Core:
+    """All rules over one reign's state. *reign* is the epoch it runs under."""
+
+    def __init__(self, snapshot: Snapshot, *, reign: int, rules: Rules, now: Instant) -> None:
+        self.state: State = rebuild(snapshot, reign=reign, rules=rules, now=now)
+
+    def begin(self, now: Instant) -> Effects:
+        """First of all: publish again what may never have been published, start what may start."""
+        out = Effects()
+        for queue in self.state.queues.values():
+            for task_pk in sorted(queue.queued):
+                out.publications.append(publication(self.state, self.state.tasks[task_pk]))
+        for dag_id in list(self.state.waiting_runs):
+            start_waiting_runs(self.state, dag_id, now, out)
+        out.absorb(self.tick(now))
+        return out
+
+    def receive(self, message: wire.Message, now: Instant) -> Effects:
+        """An agent's event, or this dispatcher's own marker, in the order of the events queue."""
+        out = Effects()
+        match message:
+            case wire.Hello():
+                sessions.hello(self.state, message, now, out)
+            case wire.Event():
+                self._agent_event(message, now, out)
+            case wire.Marker() if message.reign == self.state.reign:
+                sessions.marker_returned(self.state, message.number, now, out)
+                reconcile.marker_returned(self.state, message.number)
+        place_all(self.state, now, out)
+        return out
+
+    def _agent_event(self, message: wire.Event, now: Instant, out: Effects) -> None:
+        agent = sessions.current(self.state, message, now, out)
+        if agent is None:
+            return
+        match message:
+            case wire.Claim():
+                claims.claim(self.state, agent, message, now, out)
+            case wire.Finished():
+                claims.finished(self.state, agent, message, now, out)
+            case wire.Release():
+                claims.released(self.state, agent, message, now, out)
+            case wire.Heartbeat():
+                sessions.heartbeat(agent, message)
+                claims.resend_grants(self.state, agent, set(message.tokens), now, out)
+            case wire.Goodbye():
+                sessions.goodbye(self.state, agent, now, out)
+
+    def request(self, intents: Sequence[Intent], now: Instant) -> Effects:
+        """Carry out what commands asked for; each intent once."""
+        out = Effects()
+        for intent in intents:
+            if intent.id not in self.state.seen_intents:
+                self.state.seen_intents.add(intent.id)
+                requests.carry_out(self.state, intent, now, out)
+        place_all(self.state, now, out)
+        return out
+
+    def dags_changed(self, rows: Sequence[DagRow]) -> None:
+        """DAG versions that were just recorded; new runs take them."""
+        for row in rows:
+            self.state.plans.setdefault(row.version_id, Plan.of(row.spec))
+            self.state.dags[row.dag_id] = row
+
+    def tick(self, now: Instant) -> Effects:
+        """Whatever is due by now: delays that have passed, leases, silence."""
+        out = Effects()
+        timers = self.state.timers
+        while timers and timers[0][0] <= now.mono:
+            _, task_pk, try_number = heapq.heappop(timers)
+            task = self.state.tasks.get(task_pk)
+            if task is not None and task.try_number == try_number:
+                self._delay_passed(task, now, out)
+        sessions.check_leases(self.state, now, out)
+        place_all(self.state, now, out)
+        return out
+
+    def _delay_passed(self, task: TaskRow, now: Instant, out: Effects) -> None:
+        if task.state is TaskState.UP_FOR_RETRY:
+            claims.retry_due(self.state, task, now, out)
+        elif task.state is TaskState.SCHEDULED:
+            make_ready(self.state, task)
+
+    def touch(self) -> Effects:
+        """Write down when agents were last heard, for listings."""
+        out = Effects()
+        sessions.touch(self.state, out)
+        return out
+
+    def queue_observed(self, queue: str, ready: int) -> Effects:
+        """The broker holds *ready* unclaimed messages in *queue*."""
+        out = Effects()
+        reconcile.observed(self.state, queue, ready, out)
+        return out
+
+    def next_wakeup(self) -> float | None:
+        """When (mono) :meth:`tick` next has something to do; ``None``: not without an event."""
+        due = [sessions.next_lease_check(self.state)]
+        if self.state.timers:
+            due.append(self.state.timers[0][0])
+        return min((moment for moment in due if moment is not None), default=None)
+
+    def waiting_queues(self) -> list[str]:
+        """Queues with rows whose message should be at the broker."""
+        return sorted(name for name, queue in self.state.queues.items() if queue.queued)
+
+    def log_owner(self, chunk: wire.LogChunk) -> int | None:
+        """The run of a chunk that carries the latest token of a task in memory."""
+        task = self.state.tasks.get(chunk.task_instance_id)
+        return task.run_pk if task is not None and task.token == chunk.token else None

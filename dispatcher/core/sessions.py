@@ -1,0 +1,255 @@
+"""Agent sessions and their leases: hello, heartbeat, goodbye, takeover.
+
+A token leaves ``running`` in four ways only: finished, released, a higher session's hello or a
+goodbye, and silence confirmed by a marker within one reign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dispatcher.core.claims import put_off, slot_freed
+from dispatcher.core.moves import Ending, end_token
+from dispatcher.core.records import (
+    AgentRow,
+    AgentState,
+    EndSession,
+    SaveAgent,
+    TaskRow,
+    TouchAgents,
+)
+from dispatcher.core.runs import after_failure
+from dispatcher.core.state import Agent, Effects, Instant, State
+from flow.states import TaskEvent
+from flow.wire import Event, Heartbeat, Hello, HelloWanted, SessionEnded
+
+
+def current(state: State, message: Event, now: Instant, out: Effects) -> Agent | None:
+    """The sender, if *message* is of its current, living session; hearing it renews the lease.
+
+    Otherwise the sender is told what to do, and the message changes nothing.
+    """
+    agent = state.agents.get(message.agent)
+    if agent is None or message.session > agent.row.session:
+        out.replies.append((message.agent, HelloWanted(session=message.session)))
+        return None
+    if message.session < agent.row.session or not agent.live:
+        _refuse(message, agent, "this session has been ended", out)
+        return None
+    _hear(agent, now, out)
+    return agent
+
+
+def hello(state: State, message: Hello, now: Instant, out: Effects) -> None:
+    """A session introduces itself. Tokens of its agent's older sessions end, except those whose
+    result will follow (``spooled``) and those that still run by ``on_agent_lost="wait"``."""
+    agent = state.agents.get(message.agent)
+    if agent is not None and (refusal := _refusal(agent, message)):
+        _refuse(message, agent, refusal, out)
+        return
+    row = _row_of(message, now)
+    if agent is None:
+        agent = state.agents[message.agent] = Agent(row, heard=now.mono)
+    else:
+        older, agent.row = agent.row, row
+        agent.heard, agent.marker = now.mono, None
+        if message.session > older.session:
+            _supersede(state, agent, older, message, now, out)
+    out.writes.append(SaveAgent(agent=replace(row), at=now.wall))
+    out.notes.append(
+        f"agent {row.name} is here: session {row.session}, {row.slots} slots, "
+        f"queues {', '.join(row.queues)}"
+    )
+    slot_freed(state, agent)
+
+
+def _row_of(message: Hello, now: Instant) -> AgentRow:
+    return AgentRow(
+        name=message.agent,
+        session=message.session,
+        state=AgentState.ONLINE,
+        home_id=message.home_id,
+        boot_id=message.boot_id,
+        incarnation=message.incarnation,
+        queues=message.queues,
+        slots=message.slots,
+        lease=message.lease,
+        software=message.software,
+        last_heartbeat=now.wall,
+    )
+
+
+def _supersede(
+    state: State, agent: Agent, older: AgentRow, message: Hello, now: Instant, out: Effects
+) -> None:
+    """End what *older*, the agent's session until now, held."""
+    # The same process with a new session has lapsed, which kills no task by itself; another
+    # process means that the agent died with its tasks.
+    crashed = older.incarnation != message.incarnation and older.state is not AgentState.OFFLINE
+    if older.state in (AgentState.ONLINE, AgentState.SILENT):
+        how = "superseded" if crashed else "lapsed"
+        out.writes.append(EndSession(agent=older.name, session=older.session, how=how, at=now.wall))
+    _lose_tokens(
+        state,
+        agent,
+        now,
+        out,
+        kept={*message.spooled, *message.kept},
+        died=crashed,
+        # Another home cannot prove this one's tasks dead: those that must wait go on waiting.
+        vanished=older.home_id != message.home_id,
+        reason=f"agent {older.name} {'was restarted' if crashed else 'lapsed'}",
+    )
+
+
+def heartbeat(agent: Agent, message: Heartbeat) -> None:
+    """The lease an agent goes by is the one it states."""
+    agent.row.lease = message.lease
+
+
+def goodbye(state: State, agent: Agent, now: Instant, out: Effects) -> None:
+    """The session has drained: nothing of it runs."""
+    agent.row.state = AgentState.OFFLINE
+    _end_session(agent, "goodbye", now, out)
+    _lose_tokens(state, agent, now, out, died=False, reason=f"agent {agent.row.name} said goodbye")
+    out.notes.append(f"agent {agent.row.name} said goodbye")
+
+
+def check_leases(state: State, now: Instant, out: Effects) -> None:
+    """Notice silence. A lease that has run out is confirmed by a marker before anything is taken
+    over: a heartbeat may still lie unread in front of it."""
+    for agent in state.agents.values():
+        if not agent.live:
+            continue
+        silence = now.mono - agent.heard
+        if silence >= state.rules.silent_after and agent.row.state is AgentState.ONLINE:
+            _show(agent, AgentState.SILENT, now, out)
+            out.notes.append(f"agent {agent.row.name} is silent for {silence:.0f} s")
+        if silence >= agent.row.lease + state.rules.grace and agent.marker is None:
+            agent.marker = state.next_marker()
+            out.markers.append(agent.marker)
+
+
+def next_lease_check(state: State) -> float | None:
+    """When (mono) :func:`check_leases` may next have something to do."""
+    due = []
+    for agent in state.agents.values():
+        if agent.live:
+            if agent.row.state is AgentState.ONLINE:
+                due.append(agent.heard + state.rules.silent_after)
+            if agent.marker is None:
+                due.append(agent.heard + agent.row.lease + state.rules.grace)
+    return min(due, default=None)
+
+
+def marker_returned(state: State, number: int, now: Instant, out: Effects) -> None:
+    """Everything sent before the marker has been read: who is still silent is gone."""
+    for agent in state.agents.values():
+        if agent.marker == number and agent.live:
+            agent.marker = None
+            silence = now.mono - agent.heard
+            agent.row.state = AgentState.LOST
+            _end_session(agent, "lost", now, out)
+            reason = f"agent {agent.row.name} was lost"
+            _lose_tokens(state, agent, now, out, died=True, vanished=True, reason=reason)
+            out.notes.append(f"agent {agent.row.name} is lost: silent for {silence:.1f} s")
+
+
+def touch(state: State, out: Effects) -> None:
+    """Write down, for display, when live agents were last heard."""
+    heard = {
+        agent.row.name: agent.row.last_heartbeat
+        for agent in state.agents.values()
+        if agent.live and agent.row.last_heartbeat is not None
+    }
+    if heard:
+        out.writes.append(TouchAgents(heard=heard))
+
+
+def _refusal(agent: Agent, message: Hello) -> str:
+    """Why a hello is not accepted now, or ``""``."""
+    row = agent.row
+    if message.home_id != row.home_id:
+        # Another machine or another state directory: it cannot know what the other one runs.
+        if agent.live:
+            return (
+                f"agent {row.name!r} is already here from another machine or state directory; "
+                f"give this one another --name, or wait until that one is lost or says goodbye"
+            )
+        return "" if message.session > row.session else f"session {row.session} was here before"
+    if message.session < row.session:
+        return f"session {row.session} was here before"
+    if message.session == row.session:
+        if message.incarnation != row.incarnation:
+            return f"session {row.session} belongs to another process"
+        if not agent.live:
+            return "this session has been ended"
+    return ""
+
+
+def _refuse(message: Event, agent: Agent, reason: str, out: Effects) -> None:
+    ended = SessionEnded(session=message.session, reason=reason, last_session=agent.row.session)
+    out.replies.append((message.agent, ended))
+    out.notes.append(f"agent {message.agent} session {message.session} is refused: {reason}")
+
+
+def _hear(agent: Agent, now: Instant, out: Effects) -> None:
+    agent.heard, agent.marker = now.mono, None
+    agent.row.last_heartbeat = now.wall
+    if agent.row.state is AgentState.SILENT:
+        _show(agent, AgentState.ONLINE, now, out)
+        out.notes.append(f"agent {agent.row.name} is heard again")
+
+
+def _show(agent: Agent, state: AgentState, now: Instant, out: Effects) -> None:
+    agent.row.state = state
+    out.writes.append(SaveAgent(agent=replace(agent.row), at=now.wall))
+
+
+def _end_session(agent: Agent, how: str, now: Instant, out: Effects) -> None:
+    ended = EndSession(agent=agent.row.name, session=agent.row.session, how=how, at=now.wall)
+    out.writes += [ended, SaveAgent(agent=replace(agent.row), at=now.wall)]
+
+
+def _lose_tokens(
+    state: State,
+    agent: Agent,
+    now: Instant,
+    out: Effects,
+    *,
+    died: bool,
+    reason: str,
+    vanished: bool = False,
+    kept: frozenset[int] | set[int] = frozenset(),
+) -> None:
+    """End the agent's tokens except *kept*. *died*: an unclean end, charged to a suspect.
+    *vanished*: nobody knows whether the tasks are dead, so those that must wait do."""
+    lost = [state.tasks[pk] for token, pk in agent.tokens.items() if token not in kept]
+    if vanished:
+        lost = [task for task in lost if _on_agent_lost(state, task) != "wait"]
+    suspects = [task for task in lost if task.deaths > 0] or lost
+    for task in lost:
+        charged = died and task in suspects
+        _lose(state, task, now, out, reason, deaths=task.deaths + charged)
+    slot_freed(state, agent)
+
+
+def _lose(
+    state: State, task: TaskRow, now: Instant, out: Effects, reason: str, *, deaths: int
+) -> None:
+    verdict = ""
+    if deaths >= state.rules.max_deaths:
+        verdict = f"{deaths} agents died while running it; last: {reason}"
+    elif _on_agent_lost(state, task) == "fail":
+        verdict = f"{reason} (on_agent_lost='fail')"
+    if verdict:
+        ending = Ending(outcome="lost", reason=verdict)
+        end_token(state, task, TaskEvent.FAIL, ending, now, out, deaths=deaths)
+        after_failure(state, task, now, out)
+    else:
+        ending = Ending(outcome="lost", reason=reason)
+        put_off(state, task, TaskEvent.LOSE, ending, now, out, deaths=deaths)
+
+
+def _on_agent_lost(state: State, task: TaskRow) -> str:
+    return state.run_of(task).plan.tasks[task.task_id].on_agent_lost

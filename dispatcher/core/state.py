@@ -1,0 +1,241 @@
+"""What the dispatcher holds in memory during one reign, built from a snapshot of the database."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from dispatcher.core.plan import Plan
+from dispatcher.core.records import (
+    AgentRow,
+    AgentState,
+    DagRow,
+    RunRow,
+    Snapshot,
+    TaskRow,
+    Write,
+)
+from flow.states import ACTIVE, TERMINAL, RunState, TaskState
+from flow.wire import Reply, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """One moment on two clocks: ``wall`` (aware, UTC) dates rows, ``mono`` (seconds, of this
+    process only) measures leases and delays."""
+
+    wall: datetime
+    mono: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Settings that the core's rules read."""
+
+    lookahead: int = 2
+    """Messages kept in a queue beyond its agents' free slots."""
+    grace: float = 15.0
+    """G: seconds beyond an agent's own lease before it is taken over."""
+    silent_after: float = 15.0
+    """Seconds without a word after which an agent is shown as silent."""
+    max_deaths: int = 3
+    max_releases: int = 3
+    release_backoff: float = 5.0
+    max_active_runs_per_dag: int = 16
+    max_active_tasks_per_dag: int = 16
+
+
+@dataclass(slots=True)
+class Effects:
+    """What is to be done, in this order: ``writes`` in one transaction, then the rest."""
+
+    writes: list[Write] = field(default_factory=list)
+    replies: list[tuple[str, Reply]] = field(default_factory=list)
+    publications: list[Task] = field(default_factory=list)
+    markers: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Lines for the operator's log."""
+
+    def absorb(self, later: Effects) -> None:
+        """Append *later*, which happened after this."""
+        self.writes += later.writes
+        self.replies += later.replies
+        self.publications += later.publications
+        self.markers += later.markers
+        self.notes += later.notes
+
+
+@dataclass(slots=True)
+class ActiveRun:
+    """A run that has not ended."""
+
+    row: RunRow
+    plan: Plan
+    tasks: dict[str, TaskRow]
+    waiting: dict[str, int]
+    """Per task: upstream tasks that have not succeeded yet."""
+    unfinished: int
+
+
+@dataclass(slots=True)
+class Missing:
+    """A queued row that the broker showed no message for."""
+
+    try_number: int
+    marker: int
+    read_up: bool = False
+    """The marker came back: claims sent before it have been read."""
+
+
+@dataclass(slots=True)
+class QueueState:
+    """One queue's tasks on their way to agents."""
+
+    name: str
+    ready: list[tuple[int, int, int]] = field(default_factory=list)
+    """Heap of scheduled tasks: (-priority_weight, run, task_pk)."""
+    queued: set[int] = field(default_factory=set)
+    """Published, or to be published: rows in state queued."""
+    parked: set[int] = field(default_factory=set)
+    """Scheduled tasks that an agent had no room for; they wait for a slot to become free."""
+    missing: dict[int, Missing] = field(default_factory=dict)
+    """By task_pk: queued rows under suspicion."""
+
+
+@dataclass(slots=True)
+class Agent:
+    """An agent, its latest session, and what it holds."""
+
+    row: AgentRow
+    heard: float
+    """When (mono) the last event of its session was processed, or the reign began."""
+    tokens: dict[int, int] = field(default_factory=dict)
+    """Live token -> task_pk, of this session or kept from an older one."""
+    granted: dict[int, float] = field(default_factory=dict)
+    """Live token -> when (mono) its grant was last sent."""
+    marker: int | None = None
+    """The marker whose return, if nothing is heard before, allows the takeover."""
+
+    @property
+    def live(self) -> bool:
+        """Its session has not ended, as far as anyone knows."""
+        return self.row.state in (AgentState.ONLINE, AgentState.SILENT)
+
+    @property
+    def free(self) -> int:
+        """Slots it could fill now."""
+        if self.row.state is not AgentState.ONLINE:
+            return 0
+        return max(0, self.row.slots - len(self.tokens))
+
+
+@dataclass(slots=True)
+class State:
+    """Everything the rules read and change."""
+
+    rules: Rules
+    reign: int
+    dags: dict[str, DagRow] = field(default_factory=dict)
+    plans: dict[int, Plan] = field(default_factory=dict)
+    runs: dict[int, ActiveRun] = field(default_factory=dict)
+    tasks: dict[int, TaskRow] = field(default_factory=dict)
+    queues: dict[str, QueueState] = field(default_factory=dict)
+    agents: dict[str, Agent] = field(default_factory=dict)
+    waiting_runs: dict[str, deque[int]] = field(default_factory=dict)
+    """Per DAG: runs in state queued, oldest first."""
+    held: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
+    """Per DAG: heap, like ``ready``, of tasks held back by its pause or its max_active_tasks."""
+    active_tasks: dict[str, int] = field(default_factory=dict)
+    """Per DAG: task instances queued or running."""
+    active_runs: dict[str, int] = field(default_factory=dict)
+    seen_intents: set[int] = field(default_factory=set)
+    timers: list[tuple[float, int, int]] = field(default_factory=list)
+    """Heap of (mono, task_pk, try_number): when a delayed task may be looked at again."""
+    last_run_pk: int = 0
+    last_task_pk: int = 0
+    last_token: int = 0
+    last_marker: int = 0
+
+    def queue(self, name: str) -> QueueState:
+        """The queue's state, made on first use."""
+        return self.queues.setdefault(name, QueueState(name))
+
+    def run_of(self, task: TaskRow) -> ActiveRun:
+        """The run a task instance belongs to."""
+        return self.runs[task.run_pk]
+
+    def serving(self, queue: str) -> Iterable[Agent]:
+        """Live agents that serve *queue*."""
+        return (a for a in self.agents.values() if a.live and queue in a.row.queues)
+
+    def next_marker(self) -> int:
+        """A number for a marker of this reign."""
+        self.last_marker += 1
+        return self.last_marker
+
+    def next_token(self, wall: datetime) -> int:
+        """A fencing token above all before it, of whatever task instance: messages name a token
+        alone. Unix milliseconds keep it growing even over a database that lost its newest rows."""
+        self.last_token = max(self.last_token + 1, int(wall.timestamp() * 1000))
+        return self.last_token
+
+    def wake_at(self, mono: float, task: TaskRow) -> None:
+        """Look at *task* again at *mono*, unless its try has changed by then."""
+        heapq.heappush(self.timers, (mono, task.id, task.try_number))
+
+
+def rebuild(snapshot: Snapshot, *, reign: int, rules: Rules, now: Instant) -> State:
+    """The state a reign starts from. Lease timers start afresh: what was heard in an earlier
+    reign counts for nothing, since nobody knows what lies unread in the events queue."""
+    state = State(rules=rules, reign=reign)
+    state.last_run_pk, state.last_task_pk = snapshot.last_run_pk, snapshot.last_task_pk
+    state.last_token = snapshot.last_token
+    state.plans = {pk: Plan.of(spec) for pk, spec in snapshot.versions.items()}
+    state.dags = {row.dag_id: row for row in snapshot.dags}
+    state.agents = {row.name: Agent(row, heard=now.mono) for row in snapshot.agents}
+    tasks_of: dict[int, list[TaskRow]] = {}
+    for task in snapshot.tasks:
+        tasks_of.setdefault(task.run_pk, []).append(task)
+    for run in sorted(snapshot.runs, key=lambda row: row.id):
+        _adopt_run(state, run, tasks_of.get(run.id, []), now)
+    return state
+
+
+def _adopt_run(state: State, row: RunRow, tasks: list[TaskRow], now: Instant) -> None:
+    add_run(state, row, tasks)
+    for task in tasks:
+        match task.state:
+            case TaskState.SCHEDULED | TaskState.UP_FOR_RETRY:
+                delay = (task.not_before - now.wall).total_seconds() if task.not_before else 0.0
+                state.wake_at(now.mono + max(0.0, delay), task)
+            case TaskState.QUEUED:
+                state.queue(task.queue).queued.add(task.id)
+            case TaskState.RUNNING:
+                if task.agent is not None:
+                    holder = state.agents[task.agent]
+                    holder.tokens[task.token] = task.id
+                    holder.granted[task.token] = now.mono
+
+
+def add_run(state: State, row: RunRow, tasks: list[TaskRow]) -> ActiveRun:
+    """Take a run, new or loaded, into the counters."""
+    plan = state.plans[row.version_id]
+    by_id = {task.task_id: task for task in tasks}
+    waiting = {
+        spec.task_id: sum(by_id[up].state is not TaskState.SUCCESS for up in spec.upstream)
+        for spec in plan.spec.tasks
+    }
+    unfinished = sum(task.state not in TERMINAL for task in tasks)
+    run = ActiveRun(row, plan, by_id, waiting, unfinished)
+    state.runs[row.id] = run
+    state.tasks.update((task.id, task) for task in tasks)
+    if row.state is RunState.QUEUED:
+        state.waiting_runs.setdefault(row.dag_id, deque()).append(row.id)
+    else:
+        state.active_runs[row.dag_id] = state.active_runs.get(row.dag_id, 0) + 1
+    active = sum(task.state in ACTIVE for task in tasks)
+    state.active_tasks[row.dag_id] = state.active_tasks.get(row.dag_id, 0) + active
+    return run

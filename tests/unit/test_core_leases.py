@@ -1,0 +1,349 @@
+"""Claims, tokens, sessions, leases and repair, as the pure core decides them."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.core.core import Rules
+from dispatcher.core.records import CloseTry, EndSession
+from flow import wire
+from flow.states import RunState
+from tests.unit.core_world import LEASE, World, chain, dag, task
+
+GRACE = Rules().grace
+
+
+def started(world: World, agent: str = "node1", session: int = 1) -> wire.Grant:
+    """A run of the world's chain whose first task runs on *agent*."""
+    world.hello(agent, session)
+    world.trigger("chain")
+    return world.grant(world.next_task(), agent, session)
+
+
+def lost_by_silence(world: World) -> None:
+    world.pass_time(LEASE + GRACE + 0.1)
+    world.return_markers()
+
+
+def test_the_same_claim_gets_the_same_grant_again() -> None:
+    world = World(chain(1))
+    world.hello()
+    world.trigger("chain")
+    message = world.next_task()
+    assert world.claim(message) == world.claim(message)
+
+
+def test_two_agents_claim_the_same_try_and_one_gets_it() -> None:
+    world = World(chain(1))
+    world.hello("node1")
+    world.hello("node2")
+    world.trigger("chain")
+    message = world.next_task()
+    assert isinstance(world.claim(message, "node1"), wire.Grant)
+    assert isinstance(world.claim(message, "node2"), wire.Deny)
+
+
+def test_a_claim_of_a_stale_try_is_denied() -> None:
+    world = World(chain(1, retries=1, retry_delay=0.0))
+    world.hello()
+    world.trigger("chain")
+    first = world.run_next("failed")
+    world.pass_time(1)
+    reply = world.claim(first)
+    assert isinstance(reply, wire.Deny)
+    assert reply.reason == "this try is over"
+
+
+def test_a_claim_without_a_free_slot_is_put_back_until_a_slot_is_free() -> None:
+    world = World(dag("chain", task("a"), task("b")))
+    world.hello(slots=1)
+    world.trigger("chain")
+    a, b = world.next_task(), world.next_task()
+    grant = world.grant(a)
+    reply = world.claim(b)
+    assert isinstance(reply, wire.Deny)
+    assert reply.reason == "not now: all 1 slots of agent node1 are busy"
+    assert world.states() == {"a": "running", "b": "scheduled"}
+    assert world.published == []
+    world.finish(grant)
+    assert world.run_next().task_id == "b"
+
+
+def test_tokens_grow_even_when_the_wall_clock_steps_back() -> None:
+    world = World(chain(1, retries=1, retry_delay=0.0))
+    first = started(world)
+    world.finish(first, "failed")
+    world.pass_time(1)
+    world.elapsed -= 3600
+    world.take(world.core.tick(world.now))
+    second = world.grant(world.next_task())
+    assert second.token > first.token
+
+
+def test_a_result_with_an_old_token_changes_nothing_and_is_answered() -> None:
+    world = World(chain(1))
+    old = started(world)
+    lost_by_silence(world)
+    world.hello("node2")
+    new = world.grant(world.next_task(), "node2")
+    world.hello("node1", 2)
+    (answer,) = world.finish(old, session=2)
+    assert answer == wire.Answered(session=2, tokens=(old.token,))
+    assert world.states() == {"t0": "running"}
+    world.finish(new, agent="node2")
+    assert world.run_state() is RunState.SUCCESS
+
+
+def test_a_result_is_taken_once() -> None:
+    world = World(chain(2))
+    grant = started(world)
+    world.finish(grant)
+    before = len(world.writes)
+    assert world.finish(grant) == [wire.Answered(session=1, tokens=(grant.token,))]
+    assert len(world.writes) == before
+
+
+def test_an_agent_cannot_end_another_agents_token() -> None:
+    world = World(chain(1))
+    grant = started(world)
+    world.hello("node2")
+    world.finish(grant, "failed", agent="node2")
+    assert world.states() == {"t0": "running"}
+
+
+def test_a_restarted_agent_has_its_tasks_run_again_at_once_without_using_up_retries() -> None:
+    world = World(chain(1, retries=0))
+    started(world)
+    world.hello(session=2)
+    message = world.next_task()
+    assert (message.try_number, world.task("t0").failures) == (2, 0)
+    assert world.task("t0").reason == ""
+    world.finish(world.grant(message, session=2))
+    assert world.run_state() is RunState.SUCCESS
+
+
+def test_a_hello_keeps_tokens_whose_result_is_in_the_spool() -> None:
+    world = World(chain(1))
+    grant = started(world)
+    world.hello(session=2, spooled=(grant.token,))
+    assert world.states() == {"t0": "running"}
+    world.finish(grant, session=2)
+    assert world.run_state() is RunState.SUCCESS
+
+
+def test_a_repeated_hello_of_the_same_session_releases_nothing() -> None:
+    world = World(chain(1))
+    started(world)
+    world.hello()
+    assert world.states() == {"t0": "running"}
+
+
+def test_everything_from_a_lower_session_is_refused() -> None:
+    world = World(chain(1))
+    grant = started(world, session=3)
+    world.hello(session=4, spooled=(grant.token,))
+    (reply,) = world.finish(grant, session=3)
+    assert isinstance(reply, wire.SessionEnded)
+    assert reply.last_session == 4
+    assert world.states() == {"t0": "running"}
+    (reply,) = world.hello(session=2)
+    assert isinstance(reply, wire.SessionEnded)
+
+
+def test_an_unknown_session_is_asked_for_its_hello() -> None:
+    world = World(chain(1))
+    assert world.heartbeat() == [wire.HelloWanted(session=1)]
+    world.hello()
+    assert world.heartbeat(session=2) == [wire.HelloWanted(session=2)]
+
+
+def test_a_silent_agent_is_taken_over_only_after_lease_plus_grace_and_a_marker() -> None:
+    world = World(chain(1))
+    started(world)
+    world.pass_time(LEASE + GRACE - 0.1)
+    assert world.markers == []
+    world.pass_time(0.2)
+    assert world.states() == {"t0": "running"}
+    world.return_markers()
+    assert world.states() == {"t0": "queued"}
+    (ended,) = [write for write in world.writes if isinstance(write, EndSession)]
+    assert ended.how == "lost"
+
+
+def test_a_heartbeat_read_before_the_marker_prevents_the_takeover() -> None:
+    world = World(chain(1))
+    grant = started(world)
+    world.pass_time(LEASE + GRACE + 0.1)
+    world.heartbeat(tokens=(grant.token,))
+    world.return_markers()
+    assert world.states() == {"t0": "running"}
+
+
+def test_a_new_reign_starts_every_lease_afresh_and_ignores_old_markers() -> None:
+    world = World(chain(1))
+    started(world)
+    world.pass_time(LEASE + GRACE + 0.1)
+    old_marker = wire.Marker(reign=1, number=world.markers[0])
+    world.new_reign()
+    world.send(old_marker)
+    assert world.states() == {"t0": "running"}
+    world.pass_time(LEASE + GRACE - 0.1)
+    assert world.markers == []
+    world.pass_time(0.2)
+    world.return_markers()
+    assert world.states() == {"t0": "queued"}
+
+
+def test_a_session_that_was_taken_over_is_told_so() -> None:
+    world = World(chain(1))
+    started(world)
+    lost_by_silence(world)
+    (reply,) = world.heartbeat()
+    assert isinstance(reply, wire.SessionEnded)
+    world.hello(session=2)
+    assert world.heartbeat(session=2) == []
+
+
+def test_goodbye_gives_everything_back_and_ends_the_session() -> None:
+    world = World(chain(1))
+    started(world)
+    world.send(wire.Goodbye(agent="node1", session=1))
+    assert world.states() == {"t0": "queued"}
+    assert world.task("t0").deaths == 0
+
+
+def test_on_agent_lost_fail_fails_the_task() -> None:
+    world = World(chain(1, on_agent_lost="fail"))
+    started(world)
+    world.hello(session=2)
+    assert world.states() == {"t0": "failed"}
+    assert world.task("t0").reason == "agent node1 was restarted (on_agent_lost='fail')"
+
+
+def test_on_agent_lost_wait_outlives_silence_until_a_later_session_speaks() -> None:
+    world = World(chain(1, on_agent_lost="wait"))
+    grant = started(world)
+    lost_by_silence(world)
+    assert world.states() == {"t0": "running"}
+    world.hello(session=2, process="process 1", kept=(grant.token,))
+    assert world.states() == {"t0": "running"}
+    world.hello(session=3)
+    assert world.states() == {"t0": "queued"}
+
+
+def test_three_deaths_of_agents_fail_the_task_they_were_running() -> None:
+    world = World(chain(1))
+    world.hello(session=1)
+    world.trigger("chain")
+    for session in (1, 2, 3):
+        world.grant(world.next_task(), session=session)
+        world.hello(session=session + 1)
+    assert world.states() == {"t0": "failed"}
+    assert world.task("t0").reason == (
+        "3 agents died while running it; last: agent node1 was restarted"
+    )
+
+
+def test_a_lapse_of_the_same_process_is_not_charged_to_the_task() -> None:
+    world = World(chain(1))
+    world.hello(process="p")
+    world.trigger("chain")
+    world.grant(world.next_task())
+    world.hello(session=2, process="p")
+    assert world.task("t0").deaths == 0
+    assert world.states() == {"t0": "queued"}
+
+
+def test_an_agent_runs_one_suspect_at_a_time_and_the_next_death_is_charged_to_it_alone() -> None:
+    world = World(dag("chain", task("a"), task("b")))
+    world.hello(session=1)
+    world.trigger("chain")
+    world.grant(world.next_task())
+    world.grant(world.next_task())
+    world.hello(session=2)
+    a, b = world.next_task(), world.next_task()
+    world.grant(a, session=2)
+    assert isinstance(world.claim(b, session=2), wire.Deny)
+    world.hello(session=3)
+    assert sorted(world.task(name).deaths for name in "ab") == [1, 2]
+
+
+def test_the_same_name_from_another_home_is_refused_while_the_first_lives() -> None:
+    world = World(chain(1))
+    grant = started(world, session=5)
+    (reply,) = world.hello(session=1, home="another machine")
+    assert isinstance(reply, wire.SessionEnded)
+    assert "already here from another machine" in reply.reason
+    world.heartbeat(session=5, tokens=(grant.token,))
+    assert world.states() == {"t0": "running"}
+    lost_by_silence(world)
+    (reply,) = world.hello(session=1, home="another machine")
+    assert isinstance(reply, wire.SessionEnded)
+    assert world.hello(session=reply.last_session + 1, home="another machine") == []
+
+
+def test_a_grant_that_never_arrived_is_repeated_on_heartbeats_that_do_not_list_it() -> None:
+    world = World(chain(1))
+    grant = started(world)
+    assert world.heartbeat() == []
+    world.pass_time(LEASE / 4 + 1)
+    assert world.heartbeat() == [grant]
+    world.pass_time(LEASE / 4 + 1)
+    assert world.heartbeat(tokens=(grant.token,)) == []
+
+
+def test_a_released_token_is_another_try_and_three_faults_fail_it() -> None:
+    world = World(chain(1))
+    world.hello()
+    world.trigger("chain")
+    for _ in range(3):
+        world.pass_time(60)
+        grant = world.grant(world.next_task())
+        world.send(
+            wire.Release(
+                agent="node1",
+                session=1,
+                task_instance_id=grant.task_instance_id,
+                token=grant.token,
+                reason="bundle abc cannot be fetched",
+                fault=True,
+            )
+        )
+        world.heartbeat()
+    assert world.states() == {"t0": "failed"}
+    assert world.task("t0").reason == "given back 3 times: bundle abc cannot be fetched"
+    closed = [write for write in world.writes if isinstance(write, CloseTry)]
+    assert [write.outcome for write in closed] == ["released", "released", "failed"]
+
+
+def test_queued_rows_are_published_again_when_a_reign_begins() -> None:
+    world = World(chain(1))
+    world.trigger("chain")
+    message = world.published[0]
+    world.new_reign()
+    assert world.published == [message]
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_message_the_broker_lost_is_published_again_unless_it_was_claimed(claimed: bool) -> None:
+    world = World(chain(1))
+    world.hello()
+    world.trigger("chain")
+    message = world.next_task()
+    world.take(world.core.queue_observed("default", 0))
+    if claimed:
+        world.grant(message)
+    world.return_markers()
+    assert world.published == []
+    world.take(world.core.queue_observed("default", 0))
+    assert world.published == ([] if claimed else [message])
+
+
+def test_a_message_that_waits_at_the_broker_is_not_published_again() -> None:
+    world = World(chain(1))
+    world.trigger("chain")
+    world.published.clear()
+    for ready in (0, 1, 0):
+        world.take(world.core.queue_observed("default", ready))
+        world.return_markers()
+    assert world.published == []
