@@ -1,0 +1,118 @@
+"""Where AMQP links come from."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiormq
+from yarl import URL
+
+from flow.errors import BrokerRefused, ConfigError, TransportError
+from flow.transport.amqp.connection import Connection
+from flow.transport.amqp.faults import CALL_ERRORS, reply
+from flow.transport.amqp.link import AmqpLink
+
+_PORTS = {"amqp": 5672, "amqps": 5671}
+
+
+class AmqpBroker:
+    """RabbitMQ at *url*, ``amqp[s]://user:password@host:port/vhost``.
+
+    aiormq's URL options pass through (``?cafile=``, ``certfile=``, ``keyfile=``,
+    ``auth=external``). All times are in seconds. *heartbeat* overrides one in the URL; a
+    silent broker is given up after a little more than twice that.
+
+    Raises :class:`~flow.errors.ConfigError` when *url* is not such a URL.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        heartbeat: int = 10,
+        connect_limit: float = 10.0,
+        check_interval: float = 30.0,
+        call_limit: float = 30.0,
+        close_limit: float = 2.0,
+    ) -> None:
+        self._url = _parse(url).update_query(heartbeat=str(heartbeat))
+        self._connect_limit = connect_limit
+        self._check_interval = check_interval
+        self._call_limit = call_limit
+        self._close_limit = close_limit
+
+    def __repr__(self) -> str:
+        return f"AmqpBroker({self.address!r})"
+
+    @property
+    def address(self) -> str:
+        """The URL without password and options, fit to be shown."""
+        return str(self._url.with_password(None).with_query(None))
+
+    async def connect(self, name: str) -> AmqpLink:
+        """See :class:`flow.transport.port.Broker`."""
+        consuming = Connection(self._url, f"{name} consume")
+        publishing = Connection(self._url, f"{name} publish")
+        try:
+            await self._open(consuming)
+            await self._open(publishing)
+        except BaseException:
+            await asyncio.gather(
+                *(each.shut(self._close_limit) for each in (consuming, publishing))
+            )
+            raise
+        return AmqpLink(
+            consuming,
+            publishing,
+            user_id=self._login,
+            check_interval=self._check_interval,
+            call_limit=self._call_limit,
+            close_limit=self._close_limit,
+        )
+
+    @property
+    def _login(self) -> str | None:
+        """The user whom the broker will know this side as; it is unknown with certificates."""
+        external = self._url.query.get("auth", "").lower() == "external"
+        return None if external else self._url.user or "guest"
+
+    async def _open(self, connection: Connection) -> None:
+        where = f"broker {self.address}"
+        try:
+            await connection.open(self._connect_limit)
+        except TimeoutError:
+            limit = f"{self._connect_limit:g} s"
+            raise TransportError(f"{where}: cannot be reached: no answer in {limit}") from None
+        except CALL_ERRORS as error:
+            raise self._explain(where, error) from error
+
+    def _explain(self, where: str, error: Exception) -> TransportError:
+        if isinstance(error, aiormq.ProbableAuthenticationError | aiormq.AuthenticationError):
+            return BrokerRefused(f"{where}: login refused: {reply(error)}")
+        if isinstance(error, aiormq.InvalidFrameError) and "Connection.Close" in str(error):
+            # aiormq drops the broker's own words when the answer to connection.open is a close.
+            return BrokerRefused(
+                f"{where}: virtual host {self._vhost!r} refused: it does not exist, is down, or "
+                f"user {self._login!r} has no permission for it"
+            )
+        if isinstance(error, aiormq.ConnectionClosed):
+            return BrokerRefused(f"{where}: refused: {reply(error)}")
+        return TransportError(f"{where}: cannot be reached: {reply(error)}")
+
+    @property
+    def _vhost(self) -> str:
+        return self._url.path[1:].replace("%2F", "/") or "/"
+
+
+def _parse(url: str) -> URL:
+    problem = "broker url: expected amqp://user:password@host:port/vhost, got"
+    try:
+        parsed = URL(url)
+    except ValueError:
+        # The text may hold a password: do not show it.
+        raise ConfigError(f"{problem} something that is not a URL") from None
+    if parsed.scheme not in _PORTS:
+        raise ConfigError(f"{problem} scheme {parsed.scheme!r}")
+    if not parsed.host:
+        raise ConfigError(f"{problem} no host")
+    return parsed.with_port(parsed.explicit_port or _PORTS[parsed.scheme])

@@ -1,0 +1,238 @@
+"""One live link: two connections, their channels, and one end for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import aiormq
+
+from flow.errors import TransportError
+from flow.topology import EXCHANGES, QueueSpec
+from flow.transport.amqp.connection import Connection, watch
+from flow.transport.amqp.consumer import Consumer
+from flow.transport.amqp.faults import CALL_ERRORS, closing_reason, mark_seen, refusal
+from flow.transport.amqp.outlet import AmqpOutlet
+from flow.transport.port import Delivery, Outlet
+
+T = TypeVar("T")
+
+
+class AmqpLink:
+    """See :class:`flow.transport.port.Link`.
+
+    Consuming and publishing have a connection each: the broker stops reading from a connection
+    that publishes while it has an alarm, and acknowledgements must not be stuck behind that.
+    """
+
+    def __init__(
+        self,
+        consuming: Connection,
+        publishing: Connection,
+        *,
+        user_id: str | None,
+        check_interval: float,
+        call_limit: float,
+        close_limit: float,
+    ) -> None:
+        self._consuming = consuming
+        self._publishing = publishing
+        self._user_id = user_id
+        self._check_interval = check_interval
+        self._call_limit = call_limit
+        self._close_limit = close_limit
+        self._consumers: list[Consumer] = []
+        self._outlets: list[AmqpOutlet] = []
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._consumed: dict[str, None] = {}  # queues whose consumer the broker has confirmed
+        self._exchanges_declared = False
+        self._reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._ending: asyncio.Task[None] | None = None
+        self._checker = asyncio.create_task(self._check_consumers())
+        for connection in consuming, publishing:
+            connection.on_close(self._ender("connection"))
+
+    # -- the port ----------------------------------------------------------------------------
+
+    async def declare(self, queue: QueueSpec) -> None:
+        async def declare(channel: aiormq.Channel) -> None:
+            if not self._exchanges_declared:
+                for exchange in EXCHANGES:
+                    await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
+            await channel.queue_declare(
+                queue.name,
+                durable=queue.durable,
+                exclusive=queue.exclusive,
+                arguments=dict(queue.arguments),
+            )
+            await channel.queue_bind(queue.name, queue.exchange, queue.key)
+
+        await self._call(f"declare queue {queue.name}", self._aside(declare))
+        self._exchanges_declared = True
+
+    async def consume(
+        self, queue: str, on_delivery: Callable[[Delivery], None], *, prefetch: int
+    ) -> None:
+        await self._call(f"consume from {queue}", self._consume(queue, on_delivery, prefetch))
+
+    async def outlet(self) -> Outlet:
+        channel = await self._call("open an outlet", self._publishing.channel(confirms=True))
+        outlet = AmqpOutlet(channel, self._user_id)
+        self._outlets.append(outlet)
+        watch(channel, self._ender("publish channel"))
+        return outlet
+
+    async def ready_count(self, queue: str) -> int | None:
+        async def count(channel: aiormq.Channel) -> int | None:
+            try:
+                found = await channel.queue_declare(queue, passive=True)
+            except aiormq.ChannelNotFoundEntity:
+                return None
+            return found.message_count
+
+        return await self._call(f"look at queue {queue}", self._aside(count))
+
+    @property
+    def blocked(self) -> bool:
+        return not self._reason.done() and self._publishing.blocked
+
+    async def wait_closed(self) -> str:
+        reason = await asyncio.shield(self._reason)
+        await self._ended()
+        return reason
+
+    async def close(self) -> None:
+        # What has been acknowledged so far should not be delivered again.
+        acks = [each.sending for each in self._consumers if each.sending is not None]
+        try:
+            if acks:
+                await asyncio.wait(acks, timeout=self._close_limit)
+        finally:
+            self._end("closed by this side")
+        await self._ended()
+
+    # -- one end for everything --------------------------------------------------------------
+
+    def _ender(self, channel: str) -> Callable[[BaseException | None], None]:
+        return lambda error: self._end(closing_reason(channel, error))
+
+    def _end(self, reason: str) -> None:
+        """Close everything, because of *reason*. Only the first reason counts."""
+        if self._reason.done():
+            return
+        self._reason.set_result(reason)
+        self._checker.cancel()
+        leftovers: list[asyncio.Task[Any]] = [self._checker, *self._calls]
+        for outlet in self._outlets:
+            leftovers += outlet.shut(reason)
+        for consumer in self._consumers:
+            leftovers += consumer.shut()
+        self._ending = asyncio.create_task(self._shut_connections(leftovers))
+
+    async def _shut_connections(self, leftovers: list[asyncio.Task[Any]]) -> None:
+        shuts = (each.shut(self._close_limit) for each in (self._consuming, self._publishing))
+        await asyncio.gather(*shuts)
+        if leftovers:
+            await asyncio.wait(leftovers, timeout=self._close_limit)
+
+    async def _ended(self) -> None:
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+
+    # -- calls to the broker -----------------------------------------------------------------
+
+    async def _call(self, what: str, operation: Coroutine[Any, Any, T]) -> T:
+        """Do *operation* unless the link closes or the broker is silent for too long.
+
+        It runs as a task of its own, since aiormq ends calls with CancelledError when it loses
+        the connection, which must not look like a cancellation of our caller.
+        """
+        if self._reason.done():
+            operation.close()
+            raise TransportError(f"{what}: link is closed: {self._reason.result()}")
+        task = asyncio.create_task(operation)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        task.add_done_callback(mark_seen)
+        either: set[asyncio.Future[Any]] = {task, self._reason}
+        try:
+            await asyncio.wait(
+                either, timeout=self._call_limit, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            task.cancel()
+        if task.done() and not self._reason.done():
+            error = None if task.cancelled() else task.exception()
+            if error is None and not task.cancelled():
+                return task.result()
+            if isinstance(error, aiormq.AMQPChannelError):
+                raise refusal(what, error) from error
+            if error is not None and not isinstance(error, CALL_ERRORS):
+                raise error
+            # The connection has gone under the call: the link is about to tell why.
+            await asyncio.wait({self._reason}, timeout=1.0)
+        reason = self._reason.result() if self._reason.done() else "the broker does not answer"
+        raise TransportError(f"{what}: {reason}")
+
+    async def _aside(self, operation: Callable[[aiormq.Channel], Coroutine[Any, Any, T]]) -> T:
+        """Do *operation* on a channel of its own: a refusal closes that channel only. It is on
+        the consuming connection, to which exclusive queues belong."""
+        channel = await self._consuming.channel()
+        try:
+            return await operation(channel)
+        finally:
+            await channel.close()
+
+    async def _consume(
+        self, queue: str, on_delivery: Callable[[Delivery], None], prefetch: int
+    ) -> None:
+        channel = await self._consuming.channel()
+        if self._reason.done():
+            return  # nobody waits for this call any more, and nobody would shut the consumer
+
+        def crashed(error: Exception) -> None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"receiver of {queue} failed", "exception": error}
+            )
+            self._end(f"receiver of {queue} failed: {error!r}")
+
+        def cancelled(_: object) -> None:
+            self._end(f"broker cancelled consumer of {queue}")
+
+        consumer = Consumer(channel, on_delivery, crashed)
+        channel.on_consumer_cancel_callbacks.add(cancelled)
+        self._consumers.append(consumer)
+        try:
+            await channel.basic_qos(prefetch_count=prefetch)
+            await channel.basic_consume(queue, consumer.receive)
+        except BaseException:
+            self._consumers.remove(consumer)
+            consumer.shut()
+            await channel.close()
+            raise
+        watch(channel, self._ender(f"channel of consumer of {queue}"))
+        self._consumed[queue] = None
+
+    async def _check_consumers(self) -> None:
+        """Notice that the broker has forgotten a consumer without telling (seen on RabbitMQ)."""
+        while True:
+            # Consumers that are new since then have the next turn: a replica may count late.
+            queues = list(self._consumed)
+            await asyncio.sleep(self._check_interval)
+            for queue in queues:
+                try:
+                    count = await self._call(f"check {queue}", self._aside(_counter(queue)))
+                except TransportError as error:
+                    self._end(str(error))
+                    return
+                if count == 0:
+                    self._end(f"broker has no consumer of {queue} any more")
+                    return
+
+
+def _counter(queue: str) -> Callable[[aiormq.Channel], Coroutine[Any, Any, int | None]]:
+    async def count(channel: aiormq.Channel) -> int | None:
+        return (await channel.queue_declare(queue, passive=True)).consumer_count
+
+    return count

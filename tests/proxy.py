@@ -1,0 +1,161 @@
+"""A TCP proxy that misbehaves when told: it cuts, goes silent, delays, or refuses.
+
+async with Proxy("127.0.0.1", 5672) as proxy:
+    connect(proxy.through(url))
+    proxy.hold()        # a partition: both sides stay connected and hear nothing
+    proxy.release()     # it heals: what was sent meanwhile arrives, in order
+    proxy.cut()         # every connection is reset
+    proxy.refuse()      # new ones are refused, old ones live on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import struct
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+_CHUNK = 65536
+
+
+class Proxy:
+    """Forwards connections on a port of its own to *host*:*port*; with *tls* it speaks TLS to
+    those who connect, and not to the target."""
+
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        self._target = (host, port)
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._near: set[asyncio.StreamWriter] = set()
+        self._sessions: set[asyncio.Task[None]] = set()
+        #: Where it listens; stays the same for its whole life.
+        self.port = 0
+        #: Seconds that each chunk is held back, in each direction.
+        self.delay = 0.0
+
+    @classmethod
+    def to(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
+        """A proxy in front of the server that *url* names with host and port."""
+        parts = urlsplit(url)
+        if parts.hostname is None or parts.port is None:
+            raise ValueError(f"proxy target: expected a URL with host and port, got {url!r}")
+        return cls(parts.hostname, parts.port, tls=tls)
+
+    def through(self, url: str) -> str:
+        """*url*, with this proxy in the place of its server."""
+        parts = urlsplit(url)
+        login, at, _ = parts.netloc.rpartition("@")
+        return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{self.port}"))
+
+    @property
+    def connections(self) -> int:
+        """How many connections pass through it now."""
+        return len(self._sessions)
+
+    async def accept(self) -> None:
+        """Listen (again)."""
+        if self._server is None:
+            self._server = await asyncio.start_server(
+                self._serve, "127.0.0.1", self.port, ssl=self._tls
+            )
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    def refuse(self) -> None:
+        """Refuse new connections; those that exist live on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def hold(self) -> None:
+        """Forward nothing, not even that a side has closed: to each side the other is silent."""
+        self._flowing.clear()
+
+    def release(self) -> None:
+        """Forward again, beginning with what was held back."""
+        self._flowing.set()
+
+    def inject(self, data: bytes) -> None:
+        """Send *data* to those who connected, as if the target had."""
+        for writer in self._near:
+            writer.write(data)
+
+    def cut(self) -> None:
+        """Reset every connection, towards both sides."""
+        for writer in self._writers:
+            socket = writer.get_extra_info("socket")
+            # Lingering for zero seconds makes the kernel send RST instead of FIN.
+            with contextlib.suppress(OSError):  # it may be closed already
+                socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        for session in self._sessions:
+            session.cancel()
+
+    async def close(self) -> None:
+        """Cut everything and stop listening."""
+        self.refuse()
+        self.cut()
+        await asyncio.gather(*self._sessions, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        await self.accept()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        session = asyncio.create_task(self._session(reader, writer))
+        self._sessions.add(session)
+        session.add_done_callback(self._sessions.discard)
+
+    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        self._near.add(writer)
+        pair = [writer]
+        pumps: list[asyncio.Task[None]] = []
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
+            pair.append(far_writer)
+            self._writers.add(far_writer)
+            pumps += [
+                asyncio.create_task(self._pump(reader, far_writer)),
+                asyncio.create_task(self._pump(far_reader, writer)),
+            ]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except OSError:
+            pass  # the target refuses: then this side is closed too
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            try:
+                for each in pair:
+                    each.close()
+                for each in pair:
+                    with contextlib.suppress(OSError):
+                        await each.wait_closed()
+            finally:
+                self._writers.difference_update(pair)
+                self._near.discard(writer)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await self._read(reader):
+                writer.write(chunk)
+                await writer.drain()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        """The next chunk once it may pass; empty when the side has closed and that may be known."""
+        try:
+            chunk = await reader.read(_CHUNK)
+        except OSError:
+            chunk = b""
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        await self._flowing.wait()
+        return chunk
