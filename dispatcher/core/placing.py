@@ -111,5 +111,4 @@ def _room_for(state: State, task: TaskRow) -> int:
     dag = state.dags.get(run.row.dag_id)
     if dag is not None and dag.paused:
         return 0
-    limit = min(run.plan.spec.max_active_tasks, state.rules.max_active_tasks_per_dag)
-    return limit - state.active_tasks[run.row.dag_id]
+    return run.plan.spec.max_active_tasks - state.active_tasks[run.row.dag_id]

@@ -55,8 +55,7 @@ def start_waiting_runs(state: State, dag_id: str, now: Instant, out: Effects) ->
     dag = state.dags.get(dag_id)
     while waiting and not (dag is not None and dag.paused):
         run = state.runs[waiting[0]]
-        limit = min(run.plan.spec.max_active_runs, state.rules.max_active_runs_per_dag)
-        if state.active_runs.get(dag_id, 0) >= limit:
+        if state.active_runs.get(dag_id, 0) >= run.plan.spec.max_active_runs:
             return
         waiting.popleft()
         move_run(state, run.row, RunEvent.START, now, out)

@@ -44,8 +44,6 @@ class Rules:
     max_deaths: int = 3
     max_releases: int = 3
     release_backoff: float = 5.0
-    max_active_runs_per_dag: int = 16
-    max_active_tasks_per_dag: int = 16
 
 
 @dataclass(slots=True)

@@ -1,0 +1,66 @@
+"""What the processor finds in DAG files, recorded and put to use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from dispatcher.core.records import DagRow
+from dispatcher.processor import ParsedFile, ScanResult
+from dispatcher.publisher import Publisher
+from dispatcher.store import Store
+
+log = logging.getLogger("flow.dispatcher")
+
+
+class DagIntake:
+    """Records under one reign's *epoch*; the core learns of a version after its commit."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        on_writer: Callable[..., Awaitable[Any]],
+        epoch: int,
+        publisher: Publisher,
+        changed: Callable[[Sequence[DagRow]], None],
+        wall: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._on_writer = on_writer
+        self._epoch = epoch
+        self._publisher = publisher
+        self._changed = changed
+        self._wall = wall
+
+    async def take(self, result: ScanResult) -> None:
+        """Record one result. Raises :class:`~flow.errors.StoreError`."""
+        for parsed in result.files:
+            await self._record(parsed)
+        gone = set(result.removed)
+        if result.present is not None:
+            # Deleted while nobody was looking.
+            gone |= await self._on_writer(self._store.dag_files) - set(result.present)
+        for file in sorted(gone):
+            rows = await self._on_writer(self._store.retire_file, self._epoch, file, self._wall())
+            log.info("DAG file %s is gone", file)
+            self._changed(rows)
+
+    async def _record(self, parsed: ParsedFile) -> None:
+        at = self._wall()
+        if parsed.error is not None:
+            log.warning("DAG file %s: %s", parsed.file, parsed.error)
+            await self._on_writer(
+                self._store.record_error, self._epoch, parsed.file, parsed.error, at
+            )
+            return
+        rows: list[DagRow] = await self._on_writer(
+            self._store.record_dags, self._epoch, parsed.file, parsed.dags, parsed.source, at
+        )
+        # Before any run: a queue that no agent serves yet keeps its tasks as well.
+        await self._publisher.declare({task.queue for row in rows for task in row.spec.tasks})
+        self._changed(rows)
+        for row in rows:
+            log.info("DAG %s: version %d of %s", row.dag_id, row.version_id, parsed.file)

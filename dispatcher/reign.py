@@ -1,0 +1,123 @@
+"""One reign: from the election to the first doubt.
+
+A reign owns one link, one epoch and one core. Whatever goes wrong (the link closes, a commit's
+outcome is unknown, another dispatcher leads) ends it with an exception; the link is closed, so that
+the broker returns what was not acked, in order, and the next reign rebuilds everything from the
+database. There is no other recovery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from dispatcher.core.core import Core, Effects, Instant
+from dispatcher.election import Inbox
+from dispatcher.flusher import Flusher
+from dispatcher.publisher import Publisher
+from flow import topology, wire
+from flow.errors import MessageError
+from flow.parking import Parking
+from flow.transport.port import Delivery, Link
+
+log = logging.getLogger("flow.dispatcher")
+
+#: How often the agents' last heartbeats are written down for listings, in seconds.
+TOUCH_INTERVAL = 5.0
+#: A message that ended this many reigns with an error is parked instead of tried again.
+MAX_OFFENCES = 2
+
+
+class Reign:
+    """Feeds the core from inbox, clock, commands and broker, and hands its effects on."""
+
+    def __init__(
+        self,
+        core: Core,
+        flusher: Flusher,
+        publisher: Publisher,
+        clock: Callable[[], Instant],
+        parking: Parking,
+        offences: Counter[str],
+    ) -> None:
+        self.core = core
+        self._flusher = flusher
+        self._publisher = publisher
+        self._clock = clock
+        self._parking = parking
+        self._offences = offences
+        self._rescheduled = asyncio.Event()
+        self.intents_wanted = asyncio.Event()
+
+    def add(self, effects: Effects, delivery: Delivery | None = None) -> None:
+        """Hand effects on, and look at the timers again."""
+        self._flusher.add(effects, delivery)
+        self._rescheduled.set()
+
+    async def intake(self, inbox: Inbox) -> None:
+        """Read the events queue, in order."""
+        while True:
+            self._take(await inbox.get())
+
+    async def timers(self) -> None:
+        """Call the core when something is due, never otherwise."""
+        while True:
+            self._rescheduled.clear()
+            wakeup = self.core.next_wakeup()
+            delay = None if wakeup is None else max(0.0, wakeup - self._clock().mono)
+            try:
+                await asyncio.wait_for(self._rescheduled.wait(), delay)
+            except TimeoutError:
+                self.add(self.core.tick(self._clock()))
+
+    async def touching(self) -> None:
+        """Write down now and then when agents were last heard."""
+        while True:
+            await asyncio.sleep(TOUCH_INTERVAL)
+            self.add(self.core.touch())
+
+    async def reconciling(self, link: Link, interval: float) -> None:
+        """Compare rows that wait with what the broker holds."""
+        while True:
+            await asyncio.sleep(interval)
+            for queue in self.core.waiting_queues():
+                ready = await link.ready_count(topology.task_queue(queue).name)
+                if ready is None:
+                    await self._publisher.declare_again(queue)
+                self.add(self.core.queue_observed(queue, ready or 0))
+
+    def _take(self, delivery: Delivery) -> None:
+        digest = hashlib.sha256(delivery.body).hexdigest()
+        try:
+            message = self._read(delivery)
+            if self._offences[digest] >= MAX_OFFENCES:
+                raise MessageError(f"it ended {MAX_OFFENCES} reigns with an error (see the log)")
+        except MessageError as error:
+            self._parking.park(delivery.body, key=delivery.routing_key, reason=str(error))
+            self.add(Effects(), delivery)
+            return
+        if isinstance(message, wire.Wake):
+            self.intents_wanted.set()
+        try:
+            effects = self.core.receive(message, self._clock())
+        except Exception:
+            self._offences[digest] += 1
+            raise
+        self.add(effects, delivery)
+
+    def _read(self, delivery: Delivery) -> wire.Message:
+        """The message, if its key says the sender that it claims: broker rights are per key."""
+        message = wire.decode(delivery.body)
+        if isinstance(message, wire.Event):
+            expected = topology.event_key(message.agent, message.kind)
+            if delivery.routing_key != expected:
+                raise MessageError(
+                    f"message {message.kind!r} of agent {message.agent!r}: expected the routing "
+                    f"key {expected!r}, got {delivery.routing_key!r}"
+                )
+        elif not isinstance(message, wire.Wake | wire.Probe | wire.Marker):
+            raise MessageError(f"message {type(message).__name__!r} does not belong to the events")
+        return message

@@ -1,0 +1,287 @@
+"""The dispatcher process: connect, wait to be elected, reign, and again after any doubt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+from dispatcher import clock
+from dispatcher.core.core import Core, Rules
+from dispatcher.core.records import Write
+from dispatcher.dagintake import DagIntake
+from dispatcher.election import Inbox, elected
+from dispatcher.flusher import Flusher
+from dispatcher.logintake import LogIntake
+from dispatcher.logstore import LogStore
+from dispatcher.processor import Processor
+from dispatcher.publisher import Publisher
+from dispatcher.reign import Reign
+from dispatcher.store import Store, check_schema, open_database
+from flow import topology, wire
+from flow.config import Config
+from flow.errors import (
+    BrokerRefused,
+    DatabaseRefused,
+    FlowError,
+    SchemaError,
+    StoreError,
+    TransportError,
+)
+from flow.parking import Parking
+from flow.transport.amqp import AmqpBroker
+from flow.transport.port import Broker, Link
+
+log = logging.getLogger("flow.dispatcher")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class StoreThread:
+    """Peewee is synchronous: each of these runs calls on one thread of its own, in order, with
+    that thread's own database connection."""
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def __call__(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, lambda: call(*args, **kwargs))
+
+    def close(self, last: Callable[[], None]) -> None:
+        """Run *last* on the thread, then end it."""
+        self._executor.submit(last).result()
+        self._executor.shutdown()
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Growing pauses between attempts; full jitter, so that many processes do not come at once."""
+
+    shortest: float = 0.2
+    longest: float = 5.0
+    attempts: int = field(default=0, init=False)
+
+    def pause(self) -> float:
+        """Seconds to wait now."""
+        self.attempts += 1
+        ceiling = min(self.longest, self.shortest * 2.0**self.attempts)
+        return random.uniform(self.shortest, ceiling)  # noqa: S311  a pause is no secret
+
+    def reset(self) -> None:
+        """It worked."""
+        self.attempts = 0
+
+
+class Dispatcher:
+    """One process: at most one reign at a time."""
+
+    def __init__(self, config: Config, broker: Broker, store: Store) -> None:
+        self._config = config
+        self._broker = broker
+        self._store = store
+        self._writer = StoreThread("flow-writer")
+        self._reader = StoreThread("flow-reader")
+        self._logs = LogStore(config.logs.folder)
+        self._parking = Parking(config.home / "parked")
+        self._offences: Counter[str] = Counter()
+        self._backoff = Backoff()
+        self.name = config.dispatcher.name or f"{socket.gethostname()}-{os.getpid()}"
+
+    async def run(self) -> None:
+        """Lead whenever the broker chooses this process, until cancelled.
+
+        Raises :class:`BrokerRefused` or :class:`DatabaseRefused` when the very first attempt is
+        refused: that is a matter of configuration, not of waiting.
+        """
+        await self._until_usable()
+        served = False
+        try:
+            while True:
+                try:
+                    async with self._link() as link:
+                        served = True
+                        await self._lead(link)
+                except BrokerRefused as error:
+                    if not served:
+                        raise
+                    await self._wait(error)
+                except FlowError as error:
+                    await self._wait(error)
+                except ExceptionGroup:
+                    # What a duty of the reign did not foresee. The next reign starts from the
+                    # database; an event that does it again is parked (Reign).
+                    log.exception("a bug in flow ended this reign")
+                    await asyncio.sleep(self._backoff.pause())
+        finally:
+            self._writer.close(self._store.close)
+            self._reader.close(self._store.close)
+
+    async def _until_usable(self) -> None:
+        while True:
+            try:
+                await self._writer(check_schema, self._store.database)
+            except (DatabaseRefused, SchemaError):
+                raise
+            except StoreError as error:
+                await self._wait(error)
+            else:
+                return
+
+    async def _wait(self, error: FlowError) -> None:
+        pause = self._backoff.pause()
+        log.warning("%s; trying again in %.1f s", error, pause)
+        await asyncio.sleep(pause)
+
+    @contextlib.asynccontextmanager
+    async def _link(self) -> AsyncIterator[Link]:
+        link = await self._broker.connect(f"flow dispatcher {self.name}")
+        try:
+            yield link
+        finally:
+            await link.close()
+
+    async def _lead(self, link: Link) -> None:
+        outlet = await link.outlet()
+        inbox = await elected(link, outlet, self.name)
+        epoch = await self._writer(self._store.begin_reign, self.name, clock.now().wall)
+        snapshot = await self._writer(self._store.load)
+        core = Core(snapshot, reign=epoch, rules=rules_of(self._config), now=clock.now())
+        publisher = Publisher(link, outlet, epoch)
+        await publisher.declare({task.queue for dag in snapshot.dags for task in dag.spec.tasks})
+
+        async def commit(writes: Sequence[Write]) -> None:
+            await self._writer(self._store.commit, epoch, writes)
+
+        flusher = Flusher(commit, publisher.carry_out)
+        reign = Reign(core, flusher, publisher, clock.now, self._parking, self._offences)
+        reign.add(core.begin(clock.now()))
+        log.info(
+            "leads: epoch %d, %d unfinished runs, %d agents known",
+            epoch,
+            len(snapshot.runs),
+            len(snapshot.agents),
+        )
+        self._backoff.reset()
+        try:
+            await self._all_duties(reign, flusher, publisher, link, inbox, epoch)
+        finally:
+            await publisher.close()
+
+    async def _all_duties(
+        self,
+        reign: Reign,
+        flusher: Flusher,
+        publisher: Publisher,
+        link: Link,
+        inbox: Inbox,
+        epoch: int,
+    ) -> None:
+        logs = Inbox()
+        await link.consume(topology.LOGS, logs.put, prefetch=64)
+        try:
+            async with asyncio.TaskGroup() as duties:
+                duties.create_task(flusher.run())
+                duties.create_task(reign.intake(inbox))
+                duties.create_task(reign.timers())
+                duties.create_task(reign.touching())
+                duties.create_task(
+                    reign.reconciling(link, self._config.dispatcher.reconcile_interval)
+                )
+                duties.create_task(self._read_intents(reign))
+                duties.create_task(self._process_dags(reign, publisher, epoch))
+                duties.create_task(self._keep_logs(reign, logs))
+                duties.create_task(_end_with(link))
+        except ExceptionGroup as group:
+            expected, bugs = group.split(FlowError)
+            if bugs is not None or expected is None:
+                raise
+            raise _first(expected) from None
+
+    async def _read_intents(self, reign: Reign) -> None:
+        """A wake-up message, or the poll that makes up for a lost one."""
+        while True:
+            reign.intents_wanted.clear()
+            intents = await self._reader(self._store.pending_intents)
+            if intents:
+                reign.add(reign.core.request(intents, clock.now()))
+            with contextlib.suppress(TimeoutError):
+                interval = self._config.dispatcher.intent_poll_interval
+                await asyncio.wait_for(reign.intents_wanted.wait(), interval)
+
+    async def _process_dags(self, reign: Reign, publisher: Publisher, epoch: int) -> None:
+        settings = self._config.dags
+        processor = Processor(
+            settings.folder,
+            python=settings.python,
+            default_timezone=self._config.core.default_timezone,
+            list_interval=settings.dag_dir_list_interval,
+            min_file_process_interval=settings.min_file_process_interval,
+            parse_timeout=settings.parse_timeout,
+            processes=settings.parsing_processes,
+            max_active_runs=self._config.dispatcher.max_active_runs_per_dag,
+            max_active_tasks=self._config.dispatcher.max_active_tasks_per_dag,
+        )
+
+        intake = DagIntake(
+            store=self._store,
+            on_writer=self._writer,
+            epoch=epoch,
+            publisher=publisher,
+            changed=reign.core.dags_changed,
+            wall=lambda: clock.now().wall,
+        )
+        await processor.run(intake.take)
+
+    async def _keep_logs(self, reign: Reign, inbox: Inbox) -> None:
+        async def owner(chunk: wire.LogChunk) -> int | None:
+            run_pk = reign.core.log_owner(chunk)
+            if run_pk is None:
+                run_pk = await self._reader(
+                    self._store.run_of_try, chunk.task_instance_id, chunk.try_number, chunk.token
+                )
+            return run_pk
+
+        await LogIntake(self._logs, owner).run(inbox)
+
+
+def rules_of(config: Config) -> Rules:
+    """The settings that the core's rules read."""
+    return Rules(
+        lookahead=config.dispatcher.lookahead,
+        grace=config.lease.grace,
+        silent_after=3 * config.lease.heartbeat_interval,
+    )
+
+
+async def run(config: Config) -> int:
+    """Run a dispatcher until SIGTERM or SIGINT; the exit code of the process."""
+    store = Store(open_database(config.database.url.reveal()))
+    broker = AmqpBroker(config.broker.url.reveal())
+    leading = asyncio.ensure_future(Dispatcher(config, broker, store).run())
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, leading.cancel)
+    try:
+        await leading
+    except asyncio.CancelledError:
+        log.info("stopped")
+    return 0
+
+
+async def _end_with(link: Link) -> None:
+    raise TransportError(await link.wait_closed())
+
+
+def _first(errors: ExceptionGroup[FlowError]) -> FlowError:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
