@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 
 class FlowError(Exception):
-    """A failure that has an explanation for the user. ``exit_code`` is what a command exits with."""
+    """A failure that has an explanation for the user. A command exits with ``exit_code``."""
 
     exit_code = 1
 

@@ -41,6 +41,9 @@ def setup_logging(process: str, level: str = "INFO", stream: TextIO | None = Non
         logging.getLogger(name).setLevel(level)
     for name in LIBRARY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    if level != "DEBUG":
+        # It reports every lost connection several times; flow's own line has the reason.
+        logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 
 
 def redact(text: str) -> str:

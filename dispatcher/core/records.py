@@ -103,7 +103,7 @@ class Intent:
     id: int
     kind: str
     arguments: Mapping[str, Any]
-    """trigger: ``dag_id, run_id, conf``; pause, unpause: ``dag_id``."""
+    """trigger: ``dag_id, run_id, conf``; pause, unpause: ``dag_id``; all: ``actor``, who asked."""
     created_at: datetime
 
 
@@ -132,6 +132,7 @@ class InsertRun:
 
     run: RunRow
     tasks: tuple[TaskRow, ...]
+    actor: str = "dispatcher"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

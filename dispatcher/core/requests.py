@@ -18,7 +18,7 @@ def carry_out(state: State, intent: Intent, now: Instant, out: Effects) -> None:
     elif intent.kind == "trigger":
         error = _trigger(state, dag, intent, now, out)
     elif intent.kind in ("pause", "unpause"):
-        _set_paused(state, dag, now, out, paused=intent.kind == "pause")
+        _set_paused(state, dag, intent, now, out)
     else:
         error = f"intent: expected trigger, pause or unpause, got {intent.kind!r}"
     out.writes.append(CloseIntent(intent_id=intent.id, at=now.wall, error=error))
@@ -30,16 +30,22 @@ def _trigger(state: State, dag: DagRow, intent: Intent, now: Instant, out: Effec
     run_id, conf = intent.arguments.get("run_id"), intent.arguments.get("conf") or {}
     if not isinstance(run_id, str) or not isinstance(conf, dict):
         return f"trigger of dag {dag.dag_id!r}: expected a run_id and a conf object"
-    create_run(state, dag.dag_id, run_id, conf, now, out)
+    create_run(state, dag.dag_id, run_id, conf, now, out, actor=_actor(intent))
     out.notes.append(f"run {dag.dag_id}/{run_id} was triggered")
     return ""
 
 
-def _set_paused(state: State, dag: DagRow, now: Instant, out: Effects, *, paused: bool) -> None:
+def _set_paused(state: State, dag: DagRow, intent: Intent, now: Instant, out: Effects) -> None:
+    paused = intent.kind == "pause"
     if dag.paused == paused:
         return
     dag.paused = paused
-    out.writes.append(SetPaused(dag_id=dag.dag_id, paused=paused, at=now.wall, actor="user"))
+    actor = _actor(intent)
+    out.writes.append(SetPaused(dag_id=dag.dag_id, paused=paused, at=now.wall, actor=actor))
     if not paused:
         release_held(state, dag.dag_id)
         start_waiting_runs(state, dag.dag_id, now, out)
+
+
+def _actor(intent: Intent) -> str:
+    return str(intent.arguments.get("actor") or "user")

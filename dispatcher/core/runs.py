@@ -22,6 +22,8 @@ def create_run(
     conf: Mapping[str, Any],
     now: Instant,
     out: Effects,
+    *,
+    actor: str,
 ) -> None:
     """Insert a run of the DAG's current version, in state queued, and start it if it may."""
     dag = state.dags[dag_id]
@@ -44,7 +46,7 @@ def create_run(
     ]
     state.last_task_pk += len(tasks)
     # A copy: the write must not see what later events of the same flush do to the rows.
-    out.writes.append(InsertRun(run=replace(row), tasks=tuple(replace(task) for task in tasks)))
+    out.writes.append(InsertRun(run=replace(row), tasks=tuple(replace(task) for task in tasks), actor=actor))
     add_run(state, row, tasks)
     start_waiting_runs(state, dag_id, now, out)
 

@@ -1,0 +1,81 @@
+"""The store as the dispatcher uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from peewee import Database
+
+from dispatcher.core.records import DagRow, Intent, Snapshot, Write
+from dispatcher.store import catalogue, leader, loader, writer
+from dispatcher.store.database import errors_translated, transaction
+from flow.dagspec import DagSpec
+
+
+class Store:
+    """One dispatcher's access to the database.
+
+    Every method raises :class:`~flow.errors.StoreError` when the database cannot be used; whether
+    a commit took effect is then unknown. Connections belong to threads: a method uses that of the
+    thread it runs on, and opens it when needed.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def begin_reign(self, dispatcher: str, at: datetime) -> int:
+        """Begin to lead: the new epoch, under which all further writes must come.
+
+        The predecessor's session is ended and its writes are refused from now on. The session
+        that this thread has here is the one that a successor will end.
+        """
+        return leader.begin_reign(self.database, dispatcher, at)
+
+    def load(self) -> Snapshot:
+        """All that is live, as it was at one moment."""
+        return loader.load(self.database)
+
+    def commit(self, epoch: int, writes: Sequence[Write]) -> None:
+        """Apply *writes* in order, all or none of them.
+
+        Raises :class:`~flow.errors.EpochLost` when another dispatcher leads, and
+        :class:`~flow.errors.GuardFailed` when a row is not as the core had it.
+        """
+        with transaction(self.database):
+            leader.hold_epoch(self.database, epoch)
+            writer.apply(self.database, writes)
+
+    def record_dags(
+        self, epoch: int, file: str, specs: Sequence[DagSpec], source: str, at: datetime
+    ) -> list[DagRow]:
+        """Make *specs* the DAGs of *file*, which has the text *source*, and forget its error.
+
+        Returns the DAGs that are new, changed, active again or retired. Raises ``EpochLost``.
+        """
+        return catalogue.record_dags(self.database, epoch, file, specs, source, at)
+
+    def record_error(self, epoch: int, file: str, message: str, at: datetime) -> None:
+        """*file* cannot be read; its DAGs stay as they are. Raises ``EpochLost``."""
+        catalogue.record_error(self.database, epoch, file, message, at)
+
+    def retire_file(self, epoch: int, file: str, at: datetime) -> list[DagRow]:
+        """*file* is gone; returns its DAGs, now inactive. Raises ``EpochLost``."""
+        return catalogue.retire_file(self.database, epoch, file, at)
+
+    def dag_files(self) -> set[str]:
+        """The files that active DAGs come from, and those that cannot be read."""
+        return catalogue.dag_files(self.database)
+
+    def pending_intents(self) -> list[Intent]:
+        """What commands asked for and nobody has dealt with, oldest first."""
+        return loader.pending_intents(self.database)
+
+    def run_of_try(self, task_pk: int, try_number: int, token: int) -> int | None:
+        """The run of the try that was granted *token*; ``None`` if there was none."""
+        return loader.run_of_try(self.database, task_pk, try_number, token)
+
+    def close(self) -> None:
+        """Close this thread's connection; the next call would open another."""
+        with errors_translated(self.database):
+            self.database.close()

@@ -1,0 +1,126 @@
+"""What the :mod:`~dispatcher.store.reader` returns: rows as people and programs look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from dispatcher.core.records import AgentState
+from flow.dagspec import DagSpec
+from flow.states import RunState, TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DagView:
+    """A DAG and its current version."""
+
+    spec: DagSpec
+    paused: bool
+    active: bool
+    """False once its file no longer holds it."""
+    source: str = ""
+    """The text of its file; filled for one DAG only, not in listings."""
+
+    @property
+    def dag_id(self) -> str:
+        """Its name."""
+        return self.spec.dag_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportErrorView:
+    """A DAG file that cannot be read."""
+
+    file: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """One DAG run."""
+
+    pk: int
+    dag_id: str
+    run_id: str
+    state: RunState
+    conf: Mapping[str, Any]
+    logical_date: datetime | None
+    created_at: datetime
+    start_date: datetime | None
+    end_date: datetime | None
+    version_pk: int
+
+    @property
+    def name(self) -> str:
+        """``DAG/RUN_ID``."""
+        return f"{self.dag_id}/{self.run_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """One task instance. ``reason`` says why it waits, or what became of it."""
+
+    pk: int
+    task_id: str
+    map_index: int
+    state: TaskState
+    try_number: int
+    queue: str
+    agent: str | None
+    start_date: datetime | None
+    end_date: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryView:
+    """One token of a task instance. ``outcome`` is ``None`` while it lives."""
+
+    try_number: int
+    agent: str
+    opened_at: datetime
+    closed_at: datetime | None
+    outcome: str | None
+    exit_code: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentView:
+    """An agent, and how many of its slots are taken."""
+
+    name: str
+    queues: tuple[str, ...]
+    slots: int
+    busy: int
+    state: AgentState
+    last_heartbeat: datetime | None
+
+    @property
+    def live(self) -> bool:
+        """Its session has not ended, as far as the dispatcher knows."""
+        return self.state in (AgentState.ONLINE, AgentState.SILENT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueView:
+    """A queue: tasks that wait for it or run, and how many live agents serve it."""
+
+    name: str
+    waiting: int
+    running: int
+    agents: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntentView:
+    """A command's request. ``error`` says why it was not carried out."""
+
+    id: int
+    kind: str
+    arguments: Mapping[str, Any]
+    done: bool
+    error: str

@@ -1,0 +1,135 @@
+"""Why a task that has not run waits. Pure: derived whenever somebody looks, never stored.
+
+A stored reason goes stale the moment an agent comes or goes; this one is as true as the rows it is
+derived from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from flow.states import RunState, TaskState
+
+#: The states that :func:`why_waiting` explains.
+WAITING = frozenset({TaskState.NONE, TaskState.SCHEDULED, TaskState.QUEUED, TaskState.UP_FOR_RETRY})
+#: Longer lists of upstream tasks are cut.
+SHOWN_UPSTREAM = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiter:
+    """One task instance that has not run, or is to run again."""
+
+    state: TaskState
+    queue: str
+    upstream: Mapping[str, TaskState]
+    """Its direct upstream tasks."""
+    failures: int = 0
+    retries: int = 0
+    not_before: datetime | None = None
+    stored: str = ""
+    """What its last transition left on the row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLoad:
+    """The agents that serve one queue."""
+
+    agents: int = 0
+    """Those whose session has not ended."""
+    silent: int = 0
+    """Those of them that have not been heard lately."""
+    slots: int = 0
+    busy: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a task's run and DAG look like at the moment."""
+
+    run_state: RunState
+    paused: bool = False
+    active_runs: int = 0
+    max_active_runs: int = 16
+    active_tasks: int = 0
+    """Task instances of the DAG that are queued or running."""
+    max_active_tasks: int = 16
+
+
+def why_waiting(task: Waiter, around: Surroundings, load: QueueLoad, now: datetime) -> str:
+    """One clause that names what must happen before *task* runs; ``""`` for other states.
+
+    Where several things hold it up, the one that lasts longest without anybody acting comes first.
+    """
+    if task.state not in WAITING:
+        return ""
+    if task.state is TaskState.QUEUED:
+        # Already published: neither a pause nor a limit holds it back any more.
+        return no_agent(task.queue, load) or _busy(task.queue, load) or "waits to be claimed"
+    if around.run_state is RunState.QUEUED:
+        return why_run_waits(around)
+    if task.state is TaskState.NONE:
+        return _upstream(task.upstream)
+    if task.not_before is not None and task.not_before > now:
+        return _delayed(task, task.not_before)
+    if around.paused:
+        return "the DAG is paused"
+    if around.active_tasks >= around.max_active_tasks:
+        return f"max_active_tasks={around.max_active_tasks} of the DAG is reached"
+    return (
+        no_agent(task.queue, load)
+        or _busy(task.queue, load)
+        or task.stored
+        or "waits for the dispatcher"
+    )
+
+
+def why_run_waits(around: Surroundings) -> str:
+    """Why a run in state queued has not started."""
+    if around.paused:
+        return "the DAG is paused"
+    if around.active_runs >= around.max_active_runs:
+        return f"max_active_runs={around.max_active_runs} of the DAG is reached"
+    return "waits for the dispatcher"
+
+
+def no_agent(queue: str, load: QueueLoad) -> str:
+    """``queue q2: 0 agents``, or that all its agents are silent; ``""`` where one is heard."""
+    if load.agents == 0:
+        return f"queue {queue}: 0 agents"
+    if load.silent >= load.agents:
+        return f"queue {queue}: {_count(load.agents, 'agent')}, silent"
+    return ""
+
+
+def _busy(queue: str, load: QueueLoad) -> str:
+    if load.busy >= load.slots:
+        return f"queue {queue}: all {_count(load.slots, 'slot')} busy"
+    return ""
+
+
+def _upstream(upstream: Mapping[str, TaskState]) -> str:
+    missing = [name for name, state in upstream.items() if state is not TaskState.SUCCESS]
+    if not missing:
+        return "waits for the dispatcher"
+    return f"waits for upstream {_names(missing)}"
+
+
+def _delayed(task: Waiter, until: datetime) -> str:
+    at = until.isoformat(timespec="seconds")
+    if task.state is TaskState.UP_FOR_RETRY:
+        return f"retry {task.failures} of {task.retries} at {at}"
+    return f"{task.stored or 'put off'}; again at {at}"
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    shown = ", ".join(listed[:SHOWN_UPSTREAM])
+    rest = len(listed) - SHOWN_UPSTREAM
+    return shown if rest <= 0 else f"{shown} and {rest} more"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,666 @@
+"""What the dispatcher relies on, on both databases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dispatcher.core.records import (
+    AgentRow,
+    AgentState,
+    CloseIntent,
+    CloseTry,
+    EndSession,
+    InsertRun,
+    RunRow,
+    SaveAgent,
+    SetPaused,
+    Snapshot,
+    TaskRow,
+    TouchAgents,
+    Write,
+)
+from dispatcher.store import Store, migrate, models, open_database
+from flow.errors import EpochLost, GuardFailed
+from flow.states import RunEvent, RunState, TaskEvent, TaskState
+from tests.contract.store_fixtures import (
+    START,
+    agent_row,
+    at,
+    insert_run,
+    move_run,
+    move_task,
+    open_try,
+    reign_with_run,
+    rows_of,
+    run_row,
+    spec,
+    state_of,
+    task_row,
+)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty, migrated store."""
+    sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/flow.db" if sqlite else request.getfixturevalue("postgres_url")
+    opened = Store(open_database(url))
+    migrate(opened.database)
+    yield opened
+    opened.close()
+
+
+# -- the epoch ---------------------------------------------------------------------------------
+
+
+def test_each_reign_has_the_next_epoch(store: Store) -> None:
+    assert [store.begin_reign("one", START), store.begin_reign("two", START)] == [1, 2]
+
+
+def test_a_reign_is_recorded_with_its_dispatcher_and_its_begin(store: Store) -> None:
+    epoch = store.begin_reign("control-1", START)
+    [leader] = rows_of(models.Leader, store.database)
+    assert (leader["epoch"], leader["dispatcher"]) == (epoch, "control-1")
+    assert leader["since"] == START
+
+
+def test_a_new_store_has_nothing_to_load(store: Store) -> None:
+    assert store.load() == Snapshot()
+
+
+def test_a_commit_under_a_stale_epoch_is_refused_and_nothing_is_written(store: Store) -> None:
+    old = reign_with_run(store)
+    new = store.begin_reign("second", at(1))
+    with pytest.raises(EpochLost, match=f"expected epoch {old}, got {new}"):
+        store.commit(
+            old, [move_task(1, TaskEvent.SCHEDULE), SaveAgent(agent=agent_row(), at=START)]
+        )
+    assert state_of(store) == {1: TaskState.NONE}
+    assert store.load().agents == ()
+
+
+def test_every_other_write_under_a_stale_epoch_is_refused(store: Store) -> None:
+    old = reign_with_run(store)
+    store.begin_reign("second", at(1))
+    before = store.load()
+    with pytest.raises(EpochLost):
+        store.record_dags(old, "etl.py", [spec(command="false")], "", START)
+    with pytest.raises(EpochLost):
+        store.record_error(old, "etl.py", "broken", START)
+    with pytest.raises(EpochLost):
+        store.retire_file(old, "etl.py", START)
+    assert store.load() == before
+    assert rows_of(models.DagImportError, store.database) == []
+
+
+# -- guards ------------------------------------------------------------------------------------
+
+
+def test_a_task_in_another_state_fails_the_guard_and_nothing_of_the_flush_is_kept(
+    store: Store,
+) -> None:
+    epoch = reign_with_run(store, tasks=(1, 2))
+    lines = len(rows_of(models.Audit, store.database))
+    flush: list[Write] = [
+        move_run(1, RunEvent.START, RunState.QUEUED),
+        move_task(1, TaskEvent.SCHEDULE),
+        move_task(2, TaskEvent.QUEUE, TaskState.SCHEDULED),
+        SaveAgent(agent=agent_row(), at=START),
+    ]
+    with pytest.raises(GuardFailed) as caught:
+        store.commit(epoch, flush)
+    assert str(caught.value) == (
+        "task instance 2: expected state 'scheduled' with token 0 for 'queue', got 'none' "
+        "with token 0; the dispatcher reads its state again"
+    )
+    loaded = store.load()
+    assert [run.state for run in loaded.runs] == [RunState.QUEUED]
+    assert state_of(store) == {1: TaskState.NONE, 2: TaskState.NONE}
+    assert loaded.agents == ()
+    assert len(rows_of(models.Audit, store.database)) == lines
+
+
+def test_a_task_with_another_token_fails_the_guard(store: Store) -> None:
+    epoch = reign_with_run(store)
+    queued = [
+        move_task(1, TaskEvent.SCHEDULE),
+        move_task(1, TaskEvent.QUEUE, TaskState.SCHEDULED),
+        move_task(1, TaskEvent.GRANT, TaskState.QUEUED, token=1000, try_number=1),
+    ]
+    store.commit(epoch, queued)
+    with pytest.raises(GuardFailed, match="expected state 'running' with token 999"):
+        store.commit(epoch, [move_task(1, TaskEvent.SUCCEED, TaskState.RUNNING, token_before=999)])
+    store.commit(epoch, [move_task(1, TaskEvent.SUCCEED, TaskState.RUNNING, token_before=1000)])
+    assert state_of(store) == {1: TaskState.SUCCESS}
+
+
+def test_one_wrong_task_among_many_alike_is_named(store: Store) -> None:
+    epoch = reign_with_run(store, tasks=range(1, 21))
+    store.commit(epoch, [move_task(7, TaskEvent.SCHEDULE, queued_at=START)])
+    store.commit(epoch, [move_task(7, TaskEvent.QUEUE, TaskState.SCHEDULED)])
+    with pytest.raises(GuardFailed, match=r"task instance 7: .* got 'queued' with token 0"):
+        store.commit(epoch, [move_task(pk, TaskEvent.SCHEDULE) for pk in range(1, 21)])
+    assert set(state_of(store).values()) == {TaskState.NONE, TaskState.QUEUED}
+
+
+def test_a_move_that_was_made_already_fails_the_guard(store: Store) -> None:
+    epoch = reign_with_run(store)
+    store.commit(epoch, [move_task(1, TaskEvent.SCHEDULE)])
+    with pytest.raises(GuardFailed, match="expected state 'none' with token 0 in each"):
+        store.commit(epoch, [move_task(1, TaskEvent.SCHEDULE)])
+
+
+def test_a_task_that_does_not_exist_fails_the_guard(store: Store) -> None:
+    epoch = reign_with_run(store)
+    with pytest.raises(GuardFailed, match=r"task instance 9: .* got 'no such row'"):
+        store.commit(epoch, [move_task(9, TaskEvent.SCHEDULE)])
+
+
+def test_a_run_in_another_state_fails_the_guard(store: Store) -> None:
+    epoch = reign_with_run(store)
+    with pytest.raises(GuardFailed, match=r"^run 1: expected one in state 'running', got none; "):
+        store.commit(epoch, [move_run(1, RunEvent.SUCCEED, RunState.RUNNING)])
+
+
+def test_a_second_try_with_the_same_number_is_refused(store: Store) -> None:
+    epoch = reign_with_run(store)
+    store.commit(epoch, [open_try(1, token=1000)])
+    with pytest.raises(GuardFailed, match="expected rows that fit those it holds"):
+        store.commit(epoch, [open_try(1, token=1001)])
+    assert [row["token"] for row in rows_of(models.TaskTry, store.database)] == [1000]
+
+
+def test_a_second_run_with_the_same_name_is_refused(store: Store) -> None:
+    epoch = reign_with_run(store)
+    version = store.load().runs[0].version_id
+    twin = InsertRun(run=run_row(2, version, run_id="run-1"), tasks=())
+    with pytest.raises(GuardFailed, match="expected rows that fit those it holds"):
+        store.commit(epoch, [twin])
+
+
+def test_a_try_is_closed_once_and_only_with_its_token(store: Store) -> None:
+    epoch = reign_with_run(store)
+    store.commit(epoch, [open_try(1, token=1000)])
+    close = CloseTry(task_pk=1, try_number=1, token=1000, outcome="success", at=at(3), exit_code=0)
+    with pytest.raises(GuardFailed, match="expected it open with token 999, got none"):
+        store.commit(epoch, [replace(close, token=999)])
+    store.commit(epoch, [close])
+    with pytest.raises(GuardFailed, match="try 1 of task instance 1: expected it open"):
+        store.commit(epoch, [replace(close, outcome="lost")])
+    [row] = rows_of(models.TaskTry, store.database)
+    assert (row["outcome"], row["exit_code"], row["closed_at"]) == ("success", 0, at(3))
+
+
+def test_a_store_is_usable_after_a_failed_guard(store: Store) -> None:
+    epoch = reign_with_run(store)
+    with pytest.raises(GuardFailed):
+        store.commit(epoch, [move_task(9, TaskEvent.SCHEDULE)])
+    store.commit(epoch, [move_task(1, TaskEvent.SCHEDULE)])
+    assert state_of(store) == {1: TaskState.SCHEDULED}
+
+
+# -- one flush ---------------------------------------------------------------------------------
+
+
+def test_a_whole_life_fits_into_one_flush(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    [dag] = store.record_dags(epoch, "etl.py", [spec()], "source", START)
+    flush: list[Write] = [
+        insert_run(1, dag.version_id, (1, 2)),
+        move_run(1, RunEvent.START, RunState.QUEUED, at(1)),
+        move_task(1, TaskEvent.SCHEDULE),
+        move_task(1, TaskEvent.QUEUE, TaskState.SCHEDULED, queued_at=at(1)),
+        move_task(1, TaskEvent.GRANT, TaskState.QUEUED, token=7, try_number=1, agent="node1"),
+        open_try(1, token=7),
+        CloseTry(task_pk=1, try_number=1, token=7, outcome="released", at=at(2)),
+        move_task(1, TaskEvent.RELEASE, TaskState.RUNNING, token_before=7, releases=1, agent=None),
+        move_task(2, TaskEvent.SCHEDULE),
+    ]
+    store.commit(epoch, flush)
+    loaded = store.load()
+    assert [(run.state, run.start_date, run.end_date) for run in loaded.runs] == [
+        (RunState.RUNNING, at(1), None)
+    ]
+    assert loaded.tasks == (
+        task_row(
+            1, 1, state=TaskState.SCHEDULED, token=7, try_number=1, releases=1, queued_at=at(1)
+        ),
+        task_row(2, 1, state=TaskState.SCHEDULED),
+    )
+    assert loaded.last_token == 7
+
+
+def test_a_run_gets_its_end_date_when_it_ends(store: Store) -> None:
+    epoch = reign_with_run(store)
+    store.commit(epoch, [move_run(1, RunEvent.START, RunState.QUEUED, at(1))])
+    store.commit(epoch, [move_run(1, RunEvent.FAIL, RunState.RUNNING, at(2))])
+    [run] = rows_of(models.DagRun, store.database)
+    assert (run["state"], run["start_date"], run["end_date"]) == (RunState.FAILED, at(1), at(2))
+
+
+def test_thousands_of_tasks_move_in_one_flush(store: Store) -> None:
+    keys = range(1, 2502)
+    epoch = reign_with_run(store, tasks=keys)
+    store.commit(epoch, [move_task(pk, TaskEvent.SCHEDULE) for pk in keys])
+    assert set(state_of(store).values()) == {TaskState.SCHEDULED}
+    lines = [row for row in rows_of(models.Audit, store.database) if row["entity"] == "task"]
+    assert [line["task_pk"] for line in lines] == list(keys)
+
+
+def test_an_empty_flush_still_checks_the_epoch(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    store.commit(epoch, [])
+    with pytest.raises(EpochLost):
+        store.commit(epoch - 1, [])
+
+
+# -- values ------------------------------------------------------------------------------------
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+_ZONES = st.sampled_from(
+    [UTC, timezone(timedelta(hours=5, minutes=30)), timezone(-timedelta(1) / 4)]
+)
+#: From the year 101 to 9899: Python's calendar without its very ends.
+_MOMENT = st.builds(
+    lambda microseconds, zone: (START + timedelta(microseconds=microseconds)).astimezone(zone),
+    st.integers(-60_745_000_000_000_000, 248_470_000_000_000_000),
+    _ZONES,
+)
+_MAYBE = st.none() | _MOMENT
+_BIG = st.integers(0, 2**63 - 1)
+_COUNT = st.integers(0, 2**31 - 1)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+_RUNS = st.builds(
+    RunRow,
+    id=st.just(1),
+    dag_id=_TEXT,
+    run_id=_TEXT,
+    version_id=st.just(1),
+    state=st.sampled_from([RunState.QUEUED, RunState.RUNNING]),
+    conf=st.dictionaries(st.text(max_size=5), _JSON, max_size=3),
+    logical_date=_MAYBE,
+    created_at=_MOMENT,
+    start_date=_MAYBE,
+    end_date=_MAYBE,
+)
+_TASKS = st.builds(
+    TaskRow,
+    id=_BIG,
+    run_pk=st.just(1),
+    task_id=_TEXT,
+    map_index=st.integers(-1, 2**31 - 1),
+    state=st.sampled_from(TaskState),
+    try_number=_COUNT,
+    failures=_COUNT,
+    deaths=_COUNT,
+    releases=_COUNT,
+    token=_BIG,
+    queue=_TEXT,
+    agent=st.none() | _TEXT,
+    session=st.none() | _BIG,
+    not_before=_MAYBE,
+    queued_at=_MAYBE,
+    start_date=_MAYBE,
+    end_date=_MAYBE,
+    reason=_TEXT,
+)
+_AGENTS = st.builds(
+    AgentRow,
+    name=_TEXT,
+    session=_BIG,
+    state=st.sampled_from(AgentState),
+    home_id=_TEXT,
+    boot_id=_TEXT,
+    incarnation=_TEXT,
+    queues=st.lists(_TEXT, max_size=3).map(tuple),
+    slots=_COUNT,
+    lease=st.floats(allow_nan=False, allow_infinity=False),
+    software=_TEXT,
+    last_heartbeat=_MAYBE,
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(run=_RUNS, task=_TASKS, agent=_AGENTS)
+def test_what_is_loaded_is_what_was_written(
+    store: Store, run: RunRow, task: TaskRow, agent: AgentRow
+) -> None:
+    epoch = store.begin_reign("first", START)
+    store.record_dags(epoch, "etl.py", [spec()], "", START)
+    for table in (models.TaskInstance, models.DagRun, models.Agent):
+        table.delete().execute(store.database)
+    store.commit(epoch, [InsertRun(run=run, tasks=(task,)), SaveAgent(agent=agent, at=START)])
+    loaded = store.load()
+    assert loaded.runs == (run,)
+    assert loaded.tasks == (task,)
+    assert loaded.agents == (agent,)
+    assert (loaded.last_run_pk, loaded.last_task_pk) == (1, task.id)
+
+
+def test_moments_come_back_in_utc_exact_to_the_microsecond(store: Store) -> None:
+    epoch = reign_with_run(store)
+    tokyo = datetime(2026, 7, 1, 9, 0, 0, 999999, tzinfo=timezone(timedelta(hours=9)))
+    store.commit(epoch, [move_task(1, TaskEvent.SCHEDULE, not_before=tokyo)])
+    not_before = store.load().tasks[0].not_before
+    assert not_before is not None
+    assert not_before == datetime(2026, 7, 1, 0, 0, 0, 999999, tzinfo=UTC)
+    assert not_before.tzinfo is UTC
+
+
+def test_a_moment_without_a_time_zone_is_a_bug_and_is_refused(store: Store) -> None:
+    epoch = reign_with_run(store)
+    naive = START.replace(tzinfo=None)
+    with pytest.raises(ValueError, match="not_before: expected a datetime with a time zone"):
+        store.commit(epoch, [move_task(1, TaskEvent.SCHEDULE, not_before=naive)])
+    assert state_of(store) == {1: TaskState.NONE}
+
+
+@pytest.mark.parametrize(
+    "reason", ["Größe 日本 🦆 \"'\\ %s ? ; --", "line\nline\ttab", "x" * 100_000]
+)
+def test_any_text_is_kept(store: Store, reason: str) -> None:
+    epoch = reign_with_run(store)
+    store.commit(epoch, [move_task(1, TaskEvent.SCHEDULE, reason=reason)])
+    assert rows_of(models.Audit, store.database)[-1]["reason"] == reason
+
+
+@pytest.mark.parametrize("broken", ["before\0after", "before\udc80after"])
+def test_characters_that_no_database_takes_become_replacement_characters(
+    store: Store, broken: str
+) -> None:
+    epoch = reign_with_run(store)
+    close = CloseTry(task_pk=1, try_number=1, token=1000, outcome="failed", at=START, reason=broken)
+    store.commit(epoch, [open_try(1), close])
+    store.record_error(epoch, "etl.py", broken, START)
+    pattern = re.compile("before\ufffd+after")
+    assert pattern.fullmatch(rows_of(models.TaskTry, store.database)[0]["reason"])
+    assert pattern.fullmatch(rows_of(models.DagImportError, store.database)[0]["message"])
+
+
+def test_a_conf_may_be_any_mapping(store: Store) -> None:
+    epoch = reign_with_run(store)
+    version = store.load().runs[0].version_id
+    conf = MappingProxyType({"day": "2026-03-01", "parts": [1, 2.5, None, True], "nul": "\0"})
+    store.commit(epoch, [InsertRun(run=run_row(2, version, conf=conf), tasks=())])
+    assert store.load().runs[1].conf == dict(conf)
+
+
+# -- loading -----------------------------------------------------------------------------------
+
+
+def test_finished_runs_are_not_loaded_but_their_ids_count(store: Store) -> None:
+    epoch = reign_with_run(store)
+    version = store.load().runs[0].version_id
+    store.commit(
+        epoch,
+        [
+            insert_run(2, version, (8, 9)),
+            move_run(2, RunEvent.START, RunState.QUEUED),
+            move_run(2, RunEvent.SUCCEED, RunState.RUNNING),
+        ],
+    )
+    loaded = store.load()
+    assert [run.id for run in loaded.runs] == [1]
+    assert [task.id for task in loaded.tasks] == [1]
+    assert (loaded.last_run_pk, loaded.last_task_pk) == (2, 9)
+
+
+def test_finished_tasks_of_an_unfinished_run_are_loaded(store: Store) -> None:
+    epoch = reign_with_run(store, tasks=(1, 2))
+    store.commit(epoch, [move_task(1, TaskEvent.UPSTREAM_FAIL)])
+    assert state_of(store) == {1: TaskState.UPSTREAM_FAILED, 2: TaskState.NONE}
+
+
+def test_every_version_in_use_is_loaded(store: Store) -> None:
+    epoch = reign_with_run(store)
+    [old] = store.load().dags
+    [new] = store.record_dags(epoch, "etl.py", [spec(command="new")], "", at(1))
+    store.record_dags(epoch, "etl.py", [spec(command="newer")], "", at(2))
+    loaded = store.load()
+    [newest] = loaded.dags
+    assert loaded.versions == {old.version_id: old.spec, newest.version_id: newest.spec}
+    assert new.version_id not in loaded.versions
+
+
+def test_the_version_of_an_unfinished_run_is_loaded_after_its_dag_has_gone(store: Store) -> None:
+    epoch = reign_with_run(store)
+    store.retire_file(epoch, "etl.py", at(1))
+    loaded = store.load()
+    assert loaded.dags == ()
+    assert list(loaded.versions.values()) == [spec()]
+
+
+# -- DAG files ---------------------------------------------------------------------------------
+
+
+def test_a_dag_is_active_and_not_paused_when_first_seen(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    [row] = store.record_dags(epoch, "etl.py", [spec()], "text", START)
+    assert (row.dag_id, row.spec, row.active, row.paused) == ("etl", spec(), True, False)
+    assert store.load().dags == (row,)
+    [version] = rows_of(models.DagVersion, store.database)
+    assert (version["source"], version["digest"]) == ("text", spec().digest)
+
+
+def test_an_unchanged_dag_keeps_its_version_and_is_not_returned(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    [row] = store.record_dags(epoch, "etl.py", [spec()], "", START)
+    assert store.record_dags(epoch, "etl.py", [spec()], "a comment", at(1)) == []
+    assert store.load().dags == (row,)
+    assert len(rows_of(models.DagVersion, store.database)) == 1
+
+
+def test_a_changed_dag_gets_a_new_version_and_its_old_one_back_when_changed_back(
+    store: Store,
+) -> None:
+    epoch = store.begin_reign("first", START)
+    [first] = store.record_dags(epoch, "etl.py", [spec()], "", START)
+    [second] = store.record_dags(epoch, "etl.py", [spec(command="new")], "", at(1))
+    [third] = store.record_dags(epoch, "etl.py", [spec()], "", at(2))
+    assert second.version_id != first.version_id
+    assert third == first
+
+
+def test_a_paused_dag_stays_paused_when_it_changes(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    store.record_dags(epoch, "etl.py", [spec()], "", START)
+    store.commit(epoch, [SetPaused(dag_id="etl", paused=True, at=START, actor="user ada")])
+    [row] = store.record_dags(epoch, "etl.py", [spec(command="new")], "", at(1))
+    assert row.paused
+
+
+def test_a_dag_that_left_its_file_is_retired_and_its_sibling_is_not(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    both = [spec("etl"), spec("report")]
+    store.record_dags(epoch, "etl.py", both, "", START)
+    [gone] = store.record_dags(epoch, "etl.py", [spec("report")], "", at(1))
+    assert (gone.dag_id, gone.active) == ("etl", False)
+    assert [dag.dag_id for dag in store.load().dags] == ["report"]
+    [back] = store.record_dags(epoch, "etl.py", both, "", at(2))
+    assert (back.dag_id, back.active, back.version_id) == ("etl", True, gone.version_id)
+
+
+def test_a_dag_that_moved_to_another_file_is_not_retired_by_its_old_one(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    store.record_dags(epoch, "old.py", [spec(file="old.py")], "", START)
+    store.record_dags(epoch, "new.py", [spec(file="new.py")], "", at(1))
+    assert store.retire_file(epoch, "old.py", at(2)) == []
+    assert [dag.spec.file for dag in store.load().dags] == ["new.py"]
+
+
+def test_an_error_keeps_the_last_good_version_and_is_cleared_by_the_next_good_one(
+    store: Store,
+) -> None:
+    epoch = store.begin_reign("first", START)
+    [row] = store.record_dags(epoch, "etl.py", [spec()], "", START)
+    store.record_error(epoch, "etl.py", "line 3: oops", at(1))
+    store.record_error(epoch, "etl.py", "line 4: oops", at(2))
+    assert store.load().dags == (row,)
+    assert rows_of(models.DagImportError, store.database) == [
+        {"file": "etl.py", "message": "line 4: oops", "at": at(2)}
+    ]
+    store.record_dags(epoch, "etl.py", [spec()], "", at(3))
+    assert rows_of(models.DagImportError, store.database) == []
+
+
+def test_a_deleted_file_retires_its_dags_and_clears_its_error(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    store.record_dags(epoch, "etl.py", [spec()], "", START)
+    store.record_error(epoch, "etl.py", "broken", at(1))
+    [gone] = store.retire_file(epoch, "etl.py", at(2))
+    assert (gone.dag_id, gone.active, gone.spec) == ("etl", False, spec())
+    assert store.load().dags == ()
+    assert rows_of(models.DagImportError, store.database) == []
+
+
+# -- agents ------------------------------------------------------------------------------------
+
+
+def test_an_agent_is_replaced_and_each_of_its_sessions_is_kept(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    first, second = agent_row(session=1), agent_row(session=2, slots=8, state=AgentState.SILENT)
+    store.commit(epoch, [SaveAgent(agent=first, at=START), SaveAgent(agent=first, at=at(1))])
+    store.commit(
+        epoch,
+        [
+            EndSession(agent="node1", session=1, how="lapsed", at=at(2)),
+            SaveAgent(agent=second, at=at(2)),
+        ],
+    )
+    assert store.load().agents == (second,)
+    sessions = rows_of(models.AgentSession, store.database)
+    assert [
+        (row["session"], row["started_at"], row["ended_at"], row["how"]) for row in sessions
+    ] == [(1, START, at(2), "lapsed"), (2, at(2), None, None)]
+
+
+def test_a_session_ends_once(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    end = EndSession(agent="node1", session=1, how="goodbye", at=at(1))
+    store.commit(epoch, [SaveAgent(agent=agent_row(), at=START), end])
+    store.commit(epoch, [replace(end, how="lost", at=at(2))])
+    [session] = rows_of(models.AgentSession, store.database)
+    assert (session["how"], session["ended_at"]) == ("goodbye", at(1))
+
+
+def test_hearing_from_agents_touches_those_and_no_others(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    names = ("node1", "node2", "node3")
+    store.commit(epoch, [SaveAgent(agent=agent_row(name), at=START) for name in names])
+    heard = {"node1": at(5), "node3": at(6.5), "unknown": at(7)}
+    store.commit(epoch, [TouchAgents(heard=heard), TouchAgents(heard={})])
+    assert [row.last_heartbeat for row in store.load().agents] == [at(5), None, at(6.5)]
+
+
+# -- intents -----------------------------------------------------------------------------------
+
+
+def _request(store: Store, kind: str, **arguments: Any) -> int:
+    values = {"kind": kind, "arguments": arguments, "created_at": START}
+    return int(models.Intent.insert(values).execute(store.database))
+
+
+def test_pending_intents_come_in_order_until_each_is_closed(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    first = _request(store, "trigger", dag_id="etl", run_id="m1", conf={"day": 1})
+    second = _request(store, "pause", dag_id="etl")
+    assert [(x.id, x.kind, x.created_at) for x in store.pending_intents()] == [
+        (first, "trigger", START),
+        (second, "pause", START),
+    ]
+    assert store.pending_intents()[0].arguments == {
+        "dag_id": "etl",
+        "run_id": "m1",
+        "conf": {"day": 1},
+    }
+    store.commit(epoch, [CloseIntent(intent_id=first, at=at(1), error="no such DAG")])
+    assert [intent.id for intent in store.pending_intents()] == [second]
+    closed, _ = rows_of(models.Intent, store.database)
+    assert (closed["done_at"], closed["error"]) == (at(1), "no such DAG")
+
+
+def test_an_intent_is_closed_once(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    close = CloseIntent(intent_id=_request(store, "pause", dag_id="etl"), at=START)
+    store.commit(epoch, [close])
+    with pytest.raises(GuardFailed, match="expected a pending one, got none"):
+        store.commit(epoch, [close])
+
+
+def test_pausing_a_dag_that_does_not_exist_fails_the_guard(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    with pytest.raises(GuardFailed, match="dag 'nope': expected a row, got none"):
+        store.commit(epoch, [SetPaused(dag_id="nope", paused=True, at=START, actor="user ada")])
+
+
+# -- the audit ---------------------------------------------------------------------------------
+
+
+def test_every_transition_leaves_a_line_in_the_order_of_the_writes(store: Store) -> None:
+    epoch = reign_with_run(store, tasks=(1, 2))
+    store.commit(
+        epoch,
+        [
+            move_task(2, TaskEvent.SCHEDULE, reason="all done"),
+            move_run(1, RunEvent.START, RunState.QUEUED, at(1)),
+            move_task(1, TaskEvent.SCHEDULE),
+            move_task(2, TaskEvent.QUEUE, TaskState.SCHEDULED),
+            SetPaused(dag_id="etl", paused=True, at=at(2), actor="user ada"),
+            SetPaused(dag_id="etl", paused=False, at=at(3), actor="user ada"),
+        ],
+    )
+    keys = ("at", "actor", "entity", "dag_id", "run_id", "task_id", "event", "source", "target")
+    lines = [tuple(row[key] for key in keys) for row in rows_of(models.Audit, store.database)]
+    me, run = "dispatcher", ("etl", "run-1")
+    version = f"version {store.load().dags[0].version_id}"
+    assert lines == [
+        (START, me, "dag", "etl", None, None, "register", "", version),
+        (START, me, "run", *run, None, "create", "", "queued"),
+        (START, me, "task", *run, "task-2", "schedule", "none", "scheduled"),
+        (at(1), me, "run", *run, None, "start", "queued", "running"),
+        (START, me, "task", *run, "task-1", "schedule", "none", "scheduled"),
+        (START, me, "task", *run, "task-2", "queue", "scheduled", "queued"),
+        (at(2), "user ada", "dag", "etl", None, None, "pause", "unpaused", "paused"),
+        (at(3), "user ada", "dag", "etl", None, None, "unpause", "paused", "unpaused"),
+    ]
+    second = rows_of(models.Audit, store.database)[2]
+    assert (second["run_pk"], second["task_pk"], second["map_index"]) == (1, 2, -1)
+    assert second["reason"] == "all done"
+
+
+def test_changes_of_dag_files_leave_lines(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    [one] = store.record_dags(epoch, "etl.py", [spec()], "", START)
+    [two] = store.record_dags(epoch, "etl.py", [spec(command="new")], "", at(1))
+    store.retire_file(epoch, "etl.py", at(2))
+    lines = rows_of(models.Audit, store.database)
+    assert [(line["event"], line["source"], line["target"]) for line in lines] == [
+        ("register", "", f"version {one.version_id}"),
+        ("update", f"version {one.version_id}", f"version {two.version_id}"),
+        ("retire", f"version {two.version_id}", ""),
+    ]
+
+
+# -- tries -------------------------------------------------------------------------------------
+
+
+def test_the_run_of_a_try_is_found_by_its_token_only(store: Store) -> None:
+    epoch = reign_with_run(store)
+    store.commit(epoch, [open_try(1, try_number=1, token=1000)])
+    assert store.run_of_try(1, 1, 1000) == 1
+    assert store.run_of_try(1, 1, 999) is None
+    assert store.run_of_try(1, 2, 1000) is None
