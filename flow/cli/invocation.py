@@ -1,0 +1,98 @@
+"""One invocation of a command: its global options, and what it opens once it needs it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from peewee import Database
+
+    from dispatcher.store.reader import Reader
+    from flow.config import Config
+
+#: What commands read of the settings; an agent's are not theirs, nor is how DAG files are read.
+COMMAND_SECTIONS = frozenset({"broker", "database", "dispatcher", "logs"})
+
+
+class Invocation:
+    """What the global options said, and the settings and database opened lazily after them."""
+
+    def __init__(self, program: str = "flow") -> None:
+        self.program = program
+        self.config_path: str | None = None
+        self.verbose = False
+        self._config: Config | None = None
+        self._database: Database | None = None
+
+    def config(
+        self,
+        concerns: Collection[str] = COMMAND_SECTIONS,
+        options: Mapping[str, tuple[str, object]] | None = None,
+    ) -> Config:
+        """The settings, read at the first call. *concerns* are the sections this process uses:
+        what is wrong in the others does not stop it; *options* are as in ``load_config``.
+
+        Raises :class:`~flow.errors.ConfigError`.
+        """
+        if self._config is None:
+            from flow.config import load_config
+
+            path = None if self.config_path is None else Path(self.config_path)
+            self._config = load_config(path, os.environ, concerns=concerns, options=options)
+            for warning in self._config.warnings:
+                self.warn(warning)
+        return self._config
+
+    def database(self) -> Database:
+        """The database, migrated or not. Raises :class:`~flow.errors.StoreError`."""
+        if self._database is None:
+            from dispatcher.store import open_database
+
+            self._database = open_database(self.config().database.url.reveal())
+        return self._database
+
+    def reader(self) -> Reader:
+        """The migrated database's reader. Raises :class:`~flow.errors.StoreError`."""
+        from dispatcher.store import check_schema
+        from dispatcher.store.reader import Reader
+
+        check_schema(self.database())
+        return Reader(self.database())
+
+    @property
+    def log_level(self) -> str:
+        """How much a daemon says."""
+        return "DEBUG" if self.verbose else "INFO"
+
+    def say(self, text: str) -> None:
+        """Tell the user something that is not the result."""
+        print(f"{self.program}: {text}", file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Tell the user of something to look at."""
+        self.say(f"warning: {text}")
+
+    def close(self) -> None:
+        """Close what was opened. Safe twice."""
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+
+#: Hands the :class:`Invocation` to a command as its first argument.
+pass_invocation = click.make_pass_decorator(Invocation)
+
+
+def actor() -> str:
+    """Who runs the command, for the audit: ``user <name>``."""
+    try:
+        return f"user {getpass.getuser()}"
+    except (KeyError, OSError):  # no entry in passwd, as in some containers
+        return f"user {os.getuid()}"
