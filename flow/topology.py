@@ -49,7 +49,7 @@ def event_queue() -> QueueSpec:
 
 
 def log_queue(max_bytes: int = 64 * 1024 * 1024) -> QueueSpec:
-    """Log chunks on their way to the store; bounded, so an absent dispatcher cannot fill the broker."""
+    """Log chunks for the store; bounded, so an absent dispatcher cannot fill the broker."""
     arguments: dict[str, str | int | bool] = {
         "x-max-length-bytes": max_bytes,
         "x-overflow": "drop-head",

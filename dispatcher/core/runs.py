@@ -46,7 +46,9 @@ def create_run(
     ]
     state.last_task_pk += len(tasks)
     # A copy: the write must not see what later events of the same flush do to the rows.
-    out.writes.append(InsertRun(run=replace(row), tasks=tuple(replace(task) for task in tasks), actor=actor))
+    out.writes.append(
+        InsertRun(run=replace(row), tasks=tuple(replace(task) for task in tasks), actor=actor)
+    )
     add_run(state, row, tasks)
     start_waiting_runs(state, dag_id, now, out)
 

@@ -139,7 +139,8 @@ class System:
     ) -> Daemon:
         """``flow-agent --name NAME --queue ...`` on a node of that name."""
         options = [part for queue in queues for part in ("--queue", queue)]
-        command = [bin_folder / "flow-agent", *options, "--name", name, "--slots", "2"]
+        options += ["--name", name, "--slots", "2"]
+        command: list[Path | str] = [bin_folder / "flow-agent", *options]
         daemon = self._start(command, self.node_environment(name), name)
         if ready:
             until(lambda: daemon.says("connected; serving") or self._ended(daemon))
@@ -167,11 +168,12 @@ class System:
 
     def close(self) -> None:
         """End everything, and show what the daemons said, for the report of a failed test."""
-        for process in [*self.commands, *(daemon.process for daemon in self.daemons)]:
-            if process.poll() is None:
-                process.kill()
-                process.wait(20)
+        for daemon in self.daemons:
+            daemon.process.kill()
+            daemon.process.wait(20)
         for command in self.commands:
+            command.kill()
+            command.wait(20)
             for pipe in (command.stdout, command.stderr):
                 if pipe is not None:
                     pipe.close()

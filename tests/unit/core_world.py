@@ -32,7 +32,7 @@ LEASE = 60.0
 
 def task(task_id: str, *upstream: str, **settings: Any) -> TaskSpec:
     """A bash task."""
-    arguments = {"command": "true", "env": {}, "cwd": None}
+    arguments: dict[str, Any] = {"command": "true", "env": {}, "cwd": None}
     return TaskSpec(
         task_id=task_id, operator="bash", arguments=arguments, upstream=upstream, **settings
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +120,16 @@ def test_a_live_token_ends_in_no_other_way_than_the_design_says() -> None:
         TaskEvent.RELEASE,  # released
         TaskEvent.LOSE,  # its session ended
     }
+
+
+def diagram() -> str:
+    lines = [
+        f"    {source} --> {target} : {event}"
+        for (source, event), target in TASK_TRANSITIONS.items()
+    ]
+    return "\n".join(["stateDiagram-v2", "    [*] --> none", *lines])
+
+
+def test_the_diagram_in_the_docs_is_the_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    assert f"```mermaid\n{diagram()}\n```" in text, diagram()
