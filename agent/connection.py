@@ -1,0 +1,209 @@
+"""The agent's connection: built by one function, again and again, for as long as it is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from agent.core import Settings
+from agent.core import events as on
+from agent.output import LogSender
+from flow import topology, wire
+from flow.errors import BrokerRefused, MessageError, TransportError, Unroutable
+from flow.parking import Parking
+from flow.transport.port import Broker, Delivery, Link, Outlet, Publication
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 5.0
+#: Replies are small and read at once; this only bounds a burst.
+CONTROL_PREFETCH = 200
+
+
+@dataclass(slots=True)
+class _Live:
+    """What one link has brought; of no use after it."""
+
+    link: Link
+    events: Outlet
+    deliveries: dict[int, Delivery] = field(default_factory=dict)
+
+
+class AgentConnection:
+    """Connects, tells *post* what happens and what arrives, publishes in order."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        settings: Settings,
+        logs: LogSender,
+        parking: Parking,
+        post: Callable[[on.Event], None],
+        jitter: Callable[[], float],
+        suffix: Callable[[], str],
+    ) -> None:
+        self._broker = broker
+        self._name = settings.name
+        self._queues = settings.queues
+        self._slots = settings.slots
+        self._logs = logs
+        self._parking = parking
+        self._post = post
+        self._jitter = jitter
+        self._suffix = suffix
+        self._live: _Live | None = None
+        self._handles = itertools.count(1)
+        self._again = asyncio.Event()
+        self._status = ""
+
+    # -- for as long as it is wanted -----------------------------------------------------------
+
+    async def run(self) -> None:
+        """Stay connected until cancelled.
+
+        Raises :class:`~flow.errors.BrokerRefused` when the very first connection is refused: that
+        is a mistake in the settings. Later it may be a broker that is being set up anew.
+        """
+        pause, known = FIRST_PAUSE, False
+        while True:
+            self._again.clear()
+            try:
+                link = await self._broker.connect(f"flow-agent {self._name}")
+                known = True
+                if await self._use(link):
+                    pause = FIRST_PAUSE
+            except TransportError as error:
+                if isinstance(error, BrokerRefused) and not known:
+                    raise
+                self._show(f"waiting for the broker: {error}")
+            if self._again.is_set():
+                continue
+            await asyncio.sleep(pause * (0.5 + self._jitter()))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _use(self, link: Link) -> bool:
+        """Live with *link* until it closes. Raises TransportError if it cannot be made useful."""
+        try:
+            self._live = await self._build(link)
+            self._show(f"connected; serving {', '.join(self._queues)}", logging.INFO)
+            self._logs.attach(await link.outlet())
+            self._post(on.LinkUp())
+            again = asyncio.ensure_future(self._again.wait())
+            closed = asyncio.ensure_future(link.wait_closed())
+            await asyncio.wait({again, closed}, return_when=asyncio.FIRST_COMPLETED)
+            again.cancel()
+            closed.cancel()
+            if closed.done() and not closed.cancelled():
+                self._show(f"connection lost: {closed.result()}; trying again")
+            return True
+        finally:
+            self._live = None
+            self._logs.detach()
+            self._post(on.LinkDown())
+            await link.close()
+
+    async def _build(self, link: Link) -> _Live:
+        """Everything that a connection of an agent consists of, but its task consumers: those
+        wait for the hello."""
+        control = topology.control_queue(self._name, self._suffix())
+        for spec in (control, *(topology.task_queue(queue) for queue in self._queues)):
+            await link.declare(spec)
+        live = _Live(link, await link.outlet())
+        await link.consume(control.name, self._on_control, prefetch=CONTROL_PREFETCH)
+        return live
+
+    def _show(self, status: str, level: int = logging.WARNING) -> None:
+        """One line per change, not one per attempt."""
+        if status != self._status:
+            log.log(level, "%s", status)
+            self._status = status
+
+    # -- for the core --------------------------------------------------------------------------
+
+    def publish(self, ref: int, message: wire.Event, expiration: float | None) -> None:
+        """Send *message*; Confirmed or Refused follows, unless the link closes first."""
+        if self._live is None:
+            return  # LinkDown says it
+        publication = Publication(
+            topology.EVENTS,
+            topology.event_key(self._name, message.kind),
+            wire.encode(message),
+            expiration=expiration,
+        )
+        future = self._live.events.publish(publication)
+        future.add_done_callback(partial(self._published, ref))
+
+    def ack(self, handle: int) -> None:
+        """Settle a delivery of this link; harmless for one of an earlier link."""
+        delivery = self._live.deliveries.pop(handle, None) if self._live else None
+        if delivery is not None:
+            delivery.ack()
+
+    async def consume(self) -> None:
+        """Begin to receive tasks."""
+        live = self._live
+        if live is None:
+            return
+        try:
+            for queue in self._queues:
+                receive = partial(self._on_task, live, queue)
+                name = topology.task_queue(queue).name
+                await live.link.consume(name, receive, prefetch=self._slots)
+        except TransportError as error:
+            self._show(f"cannot consume: {error}")
+            await live.link.close()
+
+    def reconnect(self) -> None:
+        """Drop the link, if there is one, and connect at once."""
+        if self._live is not None:
+            self._live = None
+            self._again.set()
+
+    # -- from the broker -----------------------------------------------------------------------
+
+    def _published(self, ref: int, future: asyncio.Future[None]) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._post(on.Confirmed(ref))
+        elif isinstance(error, Unroutable):
+            self._post(on.Refused(ref, "no dispatcher has made its events queue yet"))
+        # Anything else is the link's end, which LinkDown reports.
+
+    def _on_control(self, delivery: Delivery) -> None:
+        try:
+            message = wire.decode(delivery.body)
+            if not isinstance(message, wire.Reply):
+                raise MessageError(f"message: expected a reply, got a {type(message).__name__}")
+        except MessageError as error:
+            self._park("control", str(error), delivery)
+            return
+        if self._live is not None:
+            self._post(on.Received(message))
+        delivery.ack()
+
+    def _on_task(self, live: _Live, queue: str, delivery: Delivery) -> None:
+        if self._live is not live:
+            return  # of a link that is being dropped: it goes back
+        try:
+            message = wire.decode(delivery.body)
+            if not isinstance(message, wire.Task):
+                raise MessageError(f"message: expected a task, got a {type(message).__name__}")
+        except MessageError as error:
+            self._park(queue, str(error), delivery)
+            return
+        handle = next(self._handles)
+        live.deliveries[handle] = delivery
+        self._post(on.Delivered(handle, message))
+
+    def _park(self, queue: str, reason: str, delivery: Delivery) -> None:
+        """Set an unreadable message aside; requeueing it would only have it come back."""
+        self._parking.park(delivery.body, key=queue, reason=reason)
+        delivery.ack()

@@ -1,0 +1,125 @@
+"""What can happen to an agent. Deliveries are opaque integers, sends are known by their ``ref``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flow.wire import Reply, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Everything older is proven dead (kept tasks excepted) and *session* is fsynced."""
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """Connected; the control queue is consumed, the task queues are not yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The connection is gone: unacknowledged deliveries went back, nothing more is confirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A task message arrived from a task queue."""
+
+    handle: int
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A reply arrived on the control queue."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The broker has confirmed the send as routed."""
+
+    ref: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The send came back: nothing is bound for it, or the link closed under it."""
+
+    ref: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStarted:
+    """The process of a token exists. ``started_at`` is seconds since the epoch."""
+
+    token: int
+    pid: int
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnded:
+    """All processes of a token are gone, or none could be started (``error``).
+
+    Exactly one of ``exit_code``, ``signal`` and ``error`` says how."""
+
+    token: int
+    started_at: float
+    ended_at: float
+    exit_code: int | None = None
+    signal: int | None = None
+    error: str = ""
+    killed: str = ""
+    """Why it was being killed when it ended; empty when it ended by itself."""
+    fault: bool = False
+    """``error`` is this node's, not the task's: another agent may be able to run it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A result is on disk, fsynced; or it could not be written (``error``)."""
+
+    token: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFired:
+    """The keeper has killed at its own deadline; or it is gone itself (``spared_nothing``), and
+    with it also the tasks that a lapse does not kill."""
+
+    reason: str
+    spared_nothing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """SIGTERM or SIGINT: the first drains, the second kills, the third stops at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time that :meth:`agent.core.Core.wake_at` asked for has come."""
+
+
+Event = (
+    Fenced
+    | LinkUp
+    | LinkDown
+    | Delivered
+    | Received
+    | Confirmed
+    | Refused
+    | ProcessStarted
+    | ProcessEnded
+    | Spooled
+    | LeaseFired
+    | Interrupt
+    | Tick
+)

@@ -1,0 +1,325 @@
+"""Session, lease and connection: when the agent may speak, start and stay.
+
+The lease's rule, the one that must not break: nothing is sent, confirmed or started once ``L - M``
+seconds have passed since the *sending* of the last hello or heartbeat that the broker confirmed.
+``step`` looks at the clock before it looks at the event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agent.core import effects as do
+from agent.core import events as on
+from agent.core import words
+from agent.core.departure import Departure, Step
+from agent.core.ending import STOPPED
+from agent.core.settings import Identity, Settings
+from agent.core.work import Work
+from flow import wire
+
+
+class Core:
+    """One agent. Begin with :meth:`start`, then :meth:`step` for everything that happens, and a
+    ``Tick`` when :meth:`wake_at` says so. Times are CLOCK_BOOTTIME in seconds."""
+
+    def __init__(
+        self, settings: Settings, identity: Identity, spooled: tuple[wire.Finished, ...] = ()
+    ) -> None:
+        self.session = 0
+        self.fenced = True
+        """Between sessions: everything older is being killed and proven dead."""
+        self.deadline: float | None = None
+        """When the lease ends. None before the session's first confirmed hello."""
+        self.link = False
+        self.greeted = False
+        """The broker has confirmed a hello on this link: everything else may follow it."""
+        self.stopped = False
+        self.work = Work(settings, spooled)
+        self._settings = settings
+        self._identity = identity
+        self._departure: Departure | None = None
+        self._consuming = False
+        self._hello_due: float | None = None
+        self._hello_sent = 0.0
+        self._hello_not_before = 0.0
+        self._heartbeat_due = 0.0
+        self._refs = 0
+        self._sent: dict[int, tuple[wire.Event, float]] = {}
+        self._out: list[do.Effect] = []
+        self._takers: dict[type, Callable[[Any, float], None]] = {
+            on.Fenced: self._on_fenced,
+            on.LinkUp: self._on_link_up,
+            on.LinkDown: self._on_link_down,
+            on.Delivered: self._on_delivered,
+            on.Received: self._on_received,
+            on.Confirmed: self._on_confirmed,
+            on.Refused: self._on_refused,
+            on.ProcessStarted: self._on_process_started,
+            on.ProcessEnded: self._on_process_ended,
+            on.Spooled: self._on_spooled,
+            on.LeaseFired: self._on_lease_fired,
+            on.Interrupt: self._on_interrupt,
+            on.Tick: self._on_tick,
+        }
+        self._readers: dict[type, Callable[[Any, float], None]] = {
+            wire.Grant: self._on_grant,
+            wire.Deny: self._on_deny,
+            wire.Answered: self._on_answered,
+            wire.HelloWanted: self._on_hello_wanted,
+            wire.SessionEnded: self._on_session_ended,
+        }
+
+    def start(self) -> list[do.Effect]:
+        """Begin: before anything else the processes of earlier sessions are proven dead."""
+        return [do.Fence(frozenset(), 0, "start")]
+
+    def step(self, event: on.Event, now: float) -> list[do.Effect]:
+        """Take what happened; return what to do, in order."""
+        if self.stopped:
+            return []
+        self._out = []
+        self._check_lease(now)
+        self._takers[type(event)](event, now)
+        self._speak(now)
+        self._depart(now)
+        return self._out
+
+    def wake_at(self) -> float | None:
+        """When a ``Tick`` is wanted if nothing happens before; None: never."""
+        times = [self.deadline]
+        if self._departure is not None:
+            times.append(self._departure.due(running=bool(self.work.running)))
+        if self._may_hello:
+            times.append(self._hello_due)
+        if self._may_speak:
+            times += [self._heartbeat_due, self.work.next_due()]
+        return None if self.stopped else min((at for at in times if at is not None), default=None)
+
+    # -- lease and session ---------------------------------------------------------------------
+
+    def _check_lease(self, now: float) -> None:
+        if self.deadline is not None and now >= self.deadline:
+            self._lapse(f"no confirmed heartbeat for {self._settings.trusted:g} s")
+
+    def _renew(self, sent_at: float, now: float) -> None:
+        deadline = sent_at + self._settings.trusted
+        if self.deadline is None or deadline > self.deadline:
+            self.deadline = deadline
+            self._out.append(do.SetDeadline(deadline))
+        self._check_lease(now)  # the confirm may have come too late to be of use
+
+    def _lapse(self, reason: str, *, above: int = 0, spare: bool = True) -> None:
+        """The session is over: a latch that only a new session opens."""
+        if self.fenced:
+            if not spare:
+                self.work.lapse(spare=False)
+            return
+        running = len(self.work.running)
+        kept = self.work.lapse(spare=spare)
+        self.fenced, self.deadline = True, None
+        killed = running - len(kept)
+        self._report(
+            "warning", f"session {self.session} is over ({reason}); tasks killed: {killed}"
+        )
+        self._out.append(do.Fence(kept, above, reason))
+        if self.link:
+            # What it has delivered must go back, and what it confirms counts no more.
+            self._out.append(do.Reconnect(reason))
+        self._lose_link()
+
+    def _on_fenced(self, event: on.Fenced, now: float) -> None:
+        self.session, self.fenced = event.session, False
+        self._hello_due = max(now, self._hello_not_before)
+
+    def _on_lease_fired(self, event: on.LeaseFired, _: float) -> None:
+        self._lapse(event.reason, spare=not event.spared_nothing)
+
+    # -- connection ----------------------------------------------------------------------------
+
+    def _on_link_up(self, _: on.LinkUp, now: float) -> None:
+        self.link = True
+        self._hello_due = max(now, self._hello_not_before)
+
+    def _on_link_down(self, _: on.LinkDown, __: float) -> None:
+        self._lose_link()
+
+    def _lose_link(self) -> None:
+        self.link = self.greeted = self._consuming = False
+        self._hello_due = None
+        self._sent.clear()
+        self.work.link_lost()
+
+    def _on_delivered(self, event: on.Delivered, now: float) -> None:
+        if self._consuming:
+            self.work.delivered(event, now, self._out)
+
+    def _on_confirmed(self, event: on.Confirmed, now: float) -> None:
+        message, sent_at = self._sent.pop(event.ref, (None, 0.0))
+        match message:
+            case wire.Hello():
+                self._renew(sent_at, now)
+                self._greet(now)
+            case wire.Heartbeat():
+                self._renew(sent_at, now)
+            case wire.Finished():
+                self.work.confirmed(message.token, self._out)
+            case wire.Goodbye():
+                self._stop("drained")
+
+    def _on_refused(self, event: on.Refused, now: float) -> None:
+        message, _ = self._sent.pop(event.ref, (None, 0.0))
+        if isinstance(message, wire.Hello):
+            self._hello_due = now + self._settings.hello_interval
+        if message is not None:
+            text = f"{message.kind} of session {message.session} came back: {event.reason}"
+            self._report("warning", text)
+
+    def _greet(self, now: float) -> None:
+        if self.fenced:
+            return
+        self.greeted = True
+        self._heartbeat_due = self._hello_sent + self._settings.heartbeat_interval
+        self.work.resend_all(now)
+        if not self._consuming and self._departure is None:
+            self._consuming = True
+            self._out.append(do.Consume())
+
+    # -- replies -------------------------------------------------------------------------------
+
+    def _on_received(self, event: on.Received, now: float) -> None:
+        reader = self._readers.get(type(event.reply))
+        if reader is not None and not self.fenced and event.reply.session == self.session:
+            reader(event.reply, now)
+
+    def _on_grant(self, grant: wire.Grant, now: float) -> None:
+        refusal = ""
+        if self._departure is not None:
+            refusal = "the agent drains"
+        elif self.deadline is None:
+            refusal = "no hello of this session is confirmed yet"
+        self.work.granted(grant, now, self._out, session=self.session, refusal=refusal)
+
+    def _on_deny(self, deny: wire.Deny, _: float) -> None:
+        self.work.denied(deny, self._out)
+
+    def _on_answered(self, answered: wire.Answered, _: float) -> None:
+        for token in answered.tokens:
+            self.work.answered(token, self._out)
+
+    def _on_hello_wanted(self, _: wire.HelloWanted, now: float) -> None:
+        # One was asked for by every message that crossed the last hello: one is enough.
+        if self.greeted and now >= self._hello_sent + self._settings.hello_interval:
+            self.greeted, self._hello_due = False, now
+
+    def _on_session_ended(self, ended: wire.SessionEnded, now: float) -> None:
+        self._hello_not_before = now + self._settings.ended_pause
+        reason = f"the dispatcher ended it: {ended.reason}"
+        self._lapse(reason, above=ended.last_session)
+
+    # -- processes -----------------------------------------------------------------------------
+
+    def _on_process_started(self, event: on.ProcessStarted, now: float) -> None:
+        run = self.work.running.get(event.token)
+        if run is not None and self._may_speak:
+            self._send(words.started(self._settings, run.task, self.session, event), now)
+
+    def _on_process_ended(self, event: on.ProcessEnded, now: float) -> None:
+        session = None if self.fenced else self.session
+        self.work.process_ended(event, now, self._out, session=session)
+
+    def _on_spooled(self, event: on.Spooled, now: float) -> None:
+        self.work.spooled(event, now, self._out)
+
+    def _on_tick(self, _: on.Tick, __: float) -> None:
+        """Nothing but the time has changed, and every step looks at that."""
+
+    # -- sending -------------------------------------------------------------------------------
+
+    @property
+    def _may_hello(self) -> bool:
+        return self.link and not self.fenced and not self.greeted and not self._parting
+
+    @property
+    def _may_speak(self) -> bool:
+        return self.greeted and not self.fenced and not self._parting
+
+    @property
+    def _parting(self) -> bool:
+        """The goodbye is out: nothing may follow it."""
+        return self._departure is not None and self._departure.goodbye_until is not None
+
+    def _speak(self, now: float) -> None:
+        """Send all that is due."""
+        if self._may_hello and self._hello_due is not None and now >= self._hello_due:
+            self._hello_due, self._hello_sent = None, now
+            self._send(
+                words.hello(self._identity, self._settings, self.work, self.session, now), now
+            )
+        if not self._may_speak:
+            return
+        draining = self._departure is not None
+        for message in self.work.due(now, session=self.session, draining=draining):
+            self._send(message, now)
+        if now >= self._heartbeat_due:
+            self._heartbeat_due = now + self._settings.heartbeat_interval
+            expiration = 2 * (self._settings.lease + self._settings.grace)
+            self._send(words.heartbeat(self._settings, self.work, self.session), now, expiration)
+
+    def _send(self, message: wire.Event, now: float, expiration: float | None = None) -> None:
+        self._refs += 1
+        self._sent[self._refs] = (message, now)
+        self._out.append(do.Send(self._refs, message, expiration))
+
+    # -- the way out ---------------------------------------------------------------------------
+
+    def _on_interrupt(self, _: on.Interrupt, now: float) -> None:
+        if self._departure is None:
+            self._departure = Departure(self._settings, now + self._settings.drain_timeout)
+            self._report("info", f"draining: {len(self.work.running)} tasks to finish")
+            if self.work.running and self._consuming:
+                # What comes in from now on must not wait here until they have finished.
+                self._out.append(do.Reconnect("draining"))
+                self._lose_link()
+            self._consuming = False
+            return
+        again = self._departure.hurried
+        self._departure.signals += 1
+        if again:
+            self._stop("interrupted")
+        else:
+            self._kill_all(self._departure, grace=0.0)
+
+    def _depart(self, now: float) -> None:
+        if self._departure is None or self.stopped:
+            return
+        results = self.work.results.values()
+        step = self._departure.next(
+            now,
+            running=bool(self.work.running),
+            greeted=self.greeted,
+            unanswered=self.work.unanswered,
+            all_confirmed=all(result.confirmed for result in results),
+        )
+        match step:
+            case Step.KILL:
+                self._report("warning", "drain_timeout is over: what still runs is killed")
+                self._kill_all(self._departure, self._settings.kill_grace)
+            case Step.GOODBYE:
+                goodbye = wire.Goodbye(agent=self._settings.name, session=self.session)
+                self._send(goodbye, now)
+            case Step.STOP:
+                self._stop(f"drained without a goodbye; {len(results)} results stay spooled")
+
+    def _kill_all(self, departure: Departure, grace: float) -> None:
+        departure.killed = True
+        self._out.extend(do.Kill(token, grace, STOPPED) for token in self.work.running)
+
+    def _stop(self, reason: str) -> None:
+        self.stopped = True
+        hurried = self._departure is not None and self._departure.hurried
+        self._out.append(do.Stop(130 if hurried else 0, reason))
+
+    def _report(self, level: do.Level, text: str) -> None:
+        self._out.append(do.Report(level, text))

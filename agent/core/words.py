@@ -1,0 +1,55 @@
+"""The messages that an agent says of itself."""
+
+from __future__ import annotations
+
+from agent.core.events import ProcessStarted
+from agent.core.settings import Identity, Settings
+from agent.core.work import Work
+from flow import wire
+
+
+def hello(
+    identity: Identity, settings: Settings, work: Work, session: int, now: float
+) -> wire.Hello:
+    """First words of *session* on a connection: tokens of older sessions end, except those whose
+    result will follow and those that still run."""
+    kept = [token for token, run in work.running.items() if run.session != session]
+    return wire.Hello(
+        agent=settings.name,
+        session=session,
+        home_id=identity.home_id,
+        boot_id=identity.boot_id,
+        uptime=now,
+        incarnation=identity.incarnation,
+        queues=settings.queues,
+        slots=settings.slots,
+        lease=settings.lease,
+        spooled=tuple(work.results),
+        kept=tuple(kept),
+        software=identity.software,
+    )
+
+
+def heartbeat(settings: Settings, work: Work, session: int) -> wire.Heartbeat:
+    """Renews the lease. Its load is measured by whoever sends it."""
+    return wire.Heartbeat(
+        agent=settings.name,
+        session=session,
+        lease=settings.lease,
+        tokens=tuple(work.running),
+        slots=settings.slots,
+    )
+
+
+def started(
+    settings: Settings, task: wire.Task, session: int, event: ProcessStarted
+) -> wire.Started:
+    """For information: the process exists."""
+    return wire.Started(
+        agent=settings.name,
+        session=session,
+        task_instance_id=task.task_instance_id,
+        token=event.token,
+        pid=event.pid,
+        started_at=event.started_at,
+    )

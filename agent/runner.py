@@ -1,0 +1,230 @@
+"""Tasks as processes: what the core starts and kills, through the keeper, with their output."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent import keeper_client
+from agent.core import events as on
+from agent.keeper_client import Keeper, KeeperEvent, StartTask
+from agent.operators import CannotPrepare, Command, NotHere, Preparer, remove_private
+from agent.output import LogSender, TaskLog
+from agent.processes import prove_dead
+from agent.session import StateDirectory
+from flow.errors import FlowError
+from flow.wire import Grant, Task
+
+log = logging.getLogger(__name__)
+
+#: Seconds a result waits for the last of its output to be handed over.
+OUTPUT_WAIT = 1.0
+#: Seconds of one attempt to prove earlier processes dead; attempts go on until one succeeds.
+PROOF_TIMEOUT = 15.0
+
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
+"""Runs a coroutine in the background; its failure ends the agent."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """A token that has been given to the keeper."""
+
+    task: Task
+    command: Command
+    log: TaskLog
+    started_at: float = 0.0
+
+
+class Runner:
+    """Starts, ends and reports processes. What happens to them goes to *post*."""
+
+    def __init__(
+        self,
+        *,
+        state: StateDirectory,
+        preparer: Preparer,
+        logs: LogSender,
+        kill_grace: float,
+        log_max_bytes: int,
+        post: Callable[[on.Event], None],
+        spawn: Spawn,
+        wall: Callable[[], float],
+    ) -> None:
+        self._state = state
+        self._preparer = preparer
+        self._logs = logs
+        self._kill_grace = kill_grace
+        self._log_max_bytes = log_max_bytes
+        self._post = post
+        self._spawn = spawn
+        self._wall = wall
+        self._runs: dict[int, _Run] = {}
+        self._keeper: Keeper | None = None
+        self._proven = asyncio.Event()
+
+    async def fence(self, above: int) -> int:
+        """End every process of the sessions so far, except what the keeper was told to keep, and
+        prove it; begin the next session, above all so far and above *above*, and return it."""
+        keeper = self._keeper
+        if keeper is not None and not keeper.lost.done():
+            keeper.set_deadline(0.0)
+            proven = asyncio.ensure_future(self._proven.wait())
+            either: set[asyncio.Future[Any]] = {proven, keeper.lost}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            proven.cancel()
+        session = await asyncio.to_thread(self._state.next_session, above)
+        if keeper is not None and not keeper.lost.done():
+            self._proven.clear()
+            keeper.begin_session(session)
+            return session
+        await self._prove_dead(session)
+        self._proven.clear()
+        self._keeper = await Keeper.launch(
+            state_id=self._state.state_id, session=session, on_event=self._on_keeper
+        )
+        self._keeper.lost.add_done_callback(self._on_keeper_lost)
+        return session
+
+    def set_deadline(self, at: float) -> None:
+        """Tell the keeper when the lease ends."""
+        if self._keeper is not None:
+            self._keeper.set_deadline(at)
+
+    def start(self, task: Task, grant: Grant) -> None:
+        """Start the task; ProcessStarted and ProcessEnded follow."""
+        keeper = self._keeper
+        task_log = self._logs.open(task, grant.token, self._log_max_bytes)
+        try:
+            if keeper is None:
+                raise NotHere("there is no keeper")
+            command = self._preparer.prepare(task, grant)
+            output, end = os.pipe2(os.O_CLOEXEC)
+        except (FlowError, OSError) as error:
+            task_log.note(f"cannot start: {error}")
+            task_log.complete()
+            now, fault = self._wall(), not isinstance(error, CannotPrepare)
+            self._post(on.ProcessEnded(grant.token, now, now, error=str(error), fault=fault))
+            return
+        task_log.read_from(output)
+        self._runs[grant.token] = _Run(task, command, task_log)
+        keeper.start(
+            StartTask(
+                token=grant.token,
+                argv=command.argv,
+                env=command.env,
+                cwd=command.cwd,
+                output_fd=end,
+                keep=task.on_agent_lost == "wait",
+                timeout=task.execution_timeout,
+                grace=self._kill_grace,
+            )
+        )
+
+    def kill(self, token: int, grace: float, reason: str) -> None:
+        """End a token's whole process tree."""
+        if self._keeper is not None:
+            self._keeper.kill(token, grace, reason)
+
+    async def stop(self) -> None:
+        """Kill what still runs and wait until it is gone."""
+        if self._keeper is not None:
+            await self._keeper.stop()
+        for run in self._runs.values():
+            await self._tidy(run)
+
+    # -- the keeper's side ---------------------------------------------------------------------
+
+    def _on_keeper(self, event: KeeperEvent) -> None:
+        match event:
+            case keeper_client.TaskStarted():
+                if run := self._runs.get(event.token):
+                    run.started_at = event.started_at
+                self._post(on.ProcessStarted(event.token, event.pid, event.started_at))
+            case keeper_client.StartFailed():
+                self._spawn(self._start_failed(event))
+            case keeper_client.TaskExited():
+                self._spawn(self._exited(event))
+            case keeper_client.Lapsed():
+                self._post(on.LeaseFired("the keeper's deadline passed"))
+                for token in event.tokens:
+                    if run := self._runs.pop(token, None):
+                        run.log.complete()
+                        self._spawn(self._tidy_when_dead(run))
+            case keeper_client.ProvenDead():
+                self._proven.set()
+            case keeper_client.Unkillable():
+                log.error("processes resist SIGKILL: %s", ", ".join(event.processes))
+
+    def _on_keeper_lost(self, lost: asyncio.Future[None]) -> None:
+        if lost.cancelled():
+            return
+        log.error("the keeper died; its tasks are ended")
+        for run in self._runs.values():
+            run.log.complete()
+        self._runs.clear()
+        self._post(on.LeaseFired("the keeper died", spared_nothing=True))
+
+    async def _start_failed(self, event: keeper_client.StartFailed) -> None:
+        now = self._wall()
+        await self._end(on.ProcessEnded(event.token, now, now, error=event.reason))
+
+    async def _exited(self, event: keeper_client.TaskExited) -> None:
+        run = self._runs.get(event.token)
+        started_at = run.started_at if run else event.ended_at - event.duration
+        ended = on.ProcessEnded(
+            token=event.token,
+            started_at=started_at,
+            ended_at=max(event.ended_at, started_at),
+            exit_code=event.exit_code,
+            signal=event.signal,
+            killed=event.reason,
+        )
+        await self._end(ended)
+
+    async def _end(self, ended: on.ProcessEnded) -> None:
+        """Report the end once the output is out, so that who reads the result finds the log
+        complete; but do not wait for a broker that is away."""
+        run = self._runs.pop(ended.token, None)
+        if run is not None:
+            if ended.error:
+                run.log.note(f"cannot start: {ended.error}")
+            run.log.complete()
+            if self._logs.attached:
+                await asyncio.wait({run.log.handed_over}, timeout=OUTPUT_WAIT)
+        self._post(ended)
+        if run is not None:
+            await self._tidy(run)
+
+    async def _tidy_when_dead(self, run: _Run) -> None:
+        await self._proven.wait()
+        await self._tidy(run)
+
+    async def _tidy(self, run: _Run) -> None:
+        if run.command.private is not None:
+            await asyncio.to_thread(remove_private, run.command.private)
+
+    # -- earlier sessions ----------------------------------------------------------------------
+
+    async def _prove_dead(self, session: int) -> None:
+        """Nothing older than *session* lives on return. Without proof there is no hello."""
+        while True:
+            proof = await asyncio.to_thread(
+                prove_dead, self._state.state_id, session, PROOF_TIMEOUT
+            )
+            if proof.dead:
+                await asyncio.to_thread(_empty, self._state.work)
+                return
+            survivors = ", ".join(proof.survivors)
+            log.error("degraded: processes of an earlier session do not die: %s", survivors)
+
+
+def _empty(folder: Path) -> None:
+    for left in folder.iterdir():
+        shutil.rmtree(left, ignore_errors=True)

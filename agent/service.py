@@ -1,0 +1,266 @@
+"""The agent as a process: the core in the event loop, around it what carries its effects out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import random
+import re
+import secrets
+import signal
+import socket
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Coroutine
+from importlib import metadata
+from typing import Any
+
+import msgspec
+
+from agent.connection import AgentConnection
+from agent.core import Core, Identity, Settings
+from agent.core import effects as do
+from agent.core import events as on
+from agent.operators import Preparer
+from agent.output import LogSender
+from agent.runner import Runner
+from agent.session import StateDirectory, boot_id, home_id
+from agent.spool import Spool
+from flow import wire
+from flow.config import Config
+from flow.parking import Parking
+from flow.transport.amqp import AmqpBroker
+from flow.transport.port import Broker
+
+log = logging.getLogger(__name__)
+
+#: Seconds for the last output at the end of a drain.
+LAST_OUTPUT = 2.0
+_PR_SET_DUMPABLE = 4
+_MAX_NAME = 60
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+async def run(config: Config) -> int:
+    """Be an agent until a signal or a fatal error; return the exit code.
+
+    Raises :class:`~flow.errors.FlowError`: :class:`~agent.session.NameTaken` when an agent of this
+    name runs on this FLOW_HOME, :class:`~flow.errors.BrokerRefused` when the broker refuses the
+    first connection, :class:`~flow.errors.ConfigError` for a state directory that is of no use.
+    """
+    broker = AmqpBroker(config.broker.url.reveal())
+    hide_environment()
+    state = StateDirectory.open(config.home, config.agent.name or default_name(config.agent.queues))
+    try:
+        return await Service(config, broker, state).run()
+    finally:
+        state.close()
+
+
+def default_name(queues: tuple[str, ...]) -> str:
+    """``<short host name>-<first queue>``, with only what an agent's name may have."""
+    raw = f"{socket.gethostname().partition('.')[0]}-{queues[0]}"
+    return re.sub(r"[^a-z0-9]+", "-", raw.lower()).strip("-")[:_MAX_NAME].rstrip("-") or "agent"
+
+
+def hide_environment() -> None:
+    """Keep tasks, which run as the same user, from reading this process's environment and memory:
+    the broker's password may be there (prctl(2), PR_SET_DUMPABLE)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        log.warning("tasks may read this agent's environment: %s", os.strerror(ctypes.get_errno()))
+
+
+def boottime() -> float:
+    """CLOCK_BOOTTIME in seconds: unlike CLOCK_MONOTONIC it goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Service:
+    """One agent. :meth:`run` may be called once."""
+
+    def __init__(self, config: Config, broker: Broker, state: StateDirectory) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._spool = Spool(state.spool)
+        self._state = state
+        name = state.path.name
+        settings = _settings(name, config)
+        self._core = Core(settings, _identity(state), self._spool.load())
+        self._logs = LogSender(self._loop)
+        self._runner = Runner(
+            state=state,
+            preparer=Preparer.find(name, dict(os.environ), state.work, config.agent.pass_env),
+            logs=self._logs,
+            kill_grace=config.agent.kill_grace,
+            log_max_bytes=config.agent.log_max_bytes,
+            post=self.post,
+            spawn=self._spawn,
+            wall=time.time,
+        )
+        self._connection = AgentConnection(
+            broker=broker,
+            settings=settings,
+            logs=self._logs,
+            parking=Parking(state.parked),
+            post=self.post,
+            jitter=random.random,
+            suffix=lambda: secrets.token_hex(6),
+        )
+        self._stopped: asyncio.Future[int] = self._loop.create_future()
+        self._waiting: deque[on.Event] = deque()
+        self._stepping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._performers: dict[type, Callable[[Any], None]] = {
+            do.Send: self._send,
+            do.Ack: lambda effect: self._connection.ack(effect.handle),
+            do.Consume: lambda _: self._spawn(self._connection.consume()),
+            do.Reconnect: lambda _: self._connection.reconnect(),
+            do.Start: lambda effect: self._runner.start(effect.task, effect.grant),
+            do.Kill: lambda effect: self._runner.kill(effect.token, effect.grace, effect.reason),
+            do.Fence: lambda effect: self._spawn(self._fence(effect)),
+            do.SetDeadline: lambda effect: self._runner.set_deadline(effect.at),
+            do.Spool: lambda effect: self._spawn(self._write(effect.result)),
+            do.DropSpool: lambda effect: self._spawn(self._drop(effect.token)),
+            do.Report: lambda effect: log.log(_LEVELS[effect.level], "%s", effect.text),
+            do.Stop: self._stop,
+        }
+
+    async def run(self) -> int:
+        """Run until stopped; what still runs then is killed. Return the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.post, on.Interrupt())
+        self._spawn(self._connection.run())
+        self._perform(self._core.start())
+        try:
+            return await self._stopped
+        finally:
+            await self._end()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.remove_signal_handler(number)
+
+    def post(self, event: on.Event) -> None:
+        """Let the core take *event* and do what it says, at once unless it is busy."""
+        self._waiting.append(event)
+        if self._stepping:
+            return
+        self._stepping = True
+        try:
+            while self._waiting:
+                self._perform(self._core.step(self._waiting.popleft(), boottime()))
+        except Exception as error:  # noqa: BLE001 -- half of a step was done: no further one may follow
+            self._fail(error)
+        finally:
+            self._stepping = False
+        self._set_timer()
+
+    # -- effects -------------------------------------------------------------------------------
+
+    def _perform(self, effects: list[do.Effect]) -> None:
+        for effect in effects:
+            self._performers[type(effect)](effect)
+
+    def _send(self, effect: do.Send) -> None:
+        message = effect.message
+        if isinstance(message, wire.Heartbeat):
+            message = msgspec.structs.replace(message, load=round(os.getloadavg()[0], 2))
+        self._connection.publish(effect.ref, message, effect.expiration)
+
+    async def _fence(self, effect: do.Fence) -> None:
+        session = await self._runner.fence(effect.above)
+        log.info("session %d of agent %s begins", session, self._state.path.name)
+        self.post(on.Fenced(session))
+
+    async def _write(self, result: wire.Finished) -> None:
+        error = ""
+        try:
+            await asyncio.to_thread(self._spool.write, result)
+        except OSError as failed:
+            error = str(failed)
+        self.post(on.Spooled(result.token, error))
+
+    async def _drop(self, token: int) -> None:
+        try:
+            await asyncio.to_thread(self._spool.drop, token)
+        except OSError as error:
+            log.warning("spool: an answered result stays: %s", error)
+
+    def _stop(self, effect: do.Stop) -> None:
+        if not self._stopped.done():
+            log.info("%s", effect.reason)
+            self._stopped.set_result(effect.code)
+
+    # -- background ----------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self._core.wake_at()
+        if at is not None:
+            self._timer = self._loop.call_later(max(0.0, at - boottime()), self.post, on.Tick())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned_done)
+
+    def _spawned_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End the agent: whoever started it sees why, and may start it again."""
+        self._core.stopped = True
+        if not self._stopped.done():
+            self._stopped.set_exception(error)
+
+    async def _end(self) -> None:
+        """Tasks first, so that nothing runs when the connection, and with it the lease, ends;
+        then their last output; the connection, with what it still has to send, last."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._core.stopped = True
+        await self._runner.stop()
+        await self._logs.finish(LAST_OUTPUT)
+        for task in list(self._tasks):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _settings(name: str, config: Config) -> Settings:
+    agent, lease = config.agent, config.lease
+    return Settings(
+        name=name,
+        queues=agent.queues,
+        slots=agent.slots,
+        heartbeat_interval=lease.heartbeat_interval,
+        lease=lease.duration,
+        margin=lease.margin,
+        grace=lease.grace,
+        kill_grace=agent.kill_grace,
+        drain_timeout=agent.drain_timeout,
+        claim_interval=agent.claim_resend_interval,
+    )
+
+
+def _identity(state: StateDirectory) -> Identity:
+    try:
+        version = metadata.version("flow-dispatch")
+    except metadata.PackageNotFoundError:  # run from a checkout
+        version = "checkout"
+    return Identity(
+        home_id=home_id(state),
+        boot_id=boot_id(),
+        incarnation=uuid.uuid4().hex,
+        software=f"flow-dispatch {version}",
+    )
