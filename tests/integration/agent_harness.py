@@ -218,7 +218,7 @@ class FakeDispatcher:
 
     def _claim(self, claim: wire.Claim) -> None:
         key = (claim.task_instance_id, claim.try_number)
-        common = {
+        common: dict[str, Any] = {
             "session": claim.session,
             "task_instance_id": claim.task_instance_id,
             "try_number": claim.try_number,
