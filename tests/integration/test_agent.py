@@ -184,7 +184,7 @@ async def test_unreadable_messages_are_parked_and_do_not_come_back(
     number = await dispatcher.submit("true")
     await dispatcher.result(number)
     parked = [json.loads(path.read_text()) for path in sorted((agent.state / "parked").iterdir())]
-    assert [note["queue"] for note in parked] == ["q1"] * 3
+    assert [note["key"] for note in parked] == ["q1"] * 3
     assert "upgrade the receiver first" in parked[1]["reason"]
     assert "expected a task, got a Wake" in parked[2]["reason"]
     agent.signal(signal.SIGTERM)
