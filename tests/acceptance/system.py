@@ -222,6 +222,8 @@ class Life:
 
 def read_ledger(path: Path) -> list[Life]:
     """All lives, oldest first."""
+    if not path.exists():
+        return []
     lives: dict[tuple[str, int], list[tuple[str, float, str]]] = {}
     for line in path.read_text().splitlines():
         kind, moment, task, token, agent = line.split(" ")
