@@ -9,15 +9,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from flow.transport.amqp import AmqpBroker
+from flow.transport.memory import MemoryBroker
 from flow.transport.port import Broker, Link
 from tests.contract.inbox import eventually
 
 Connect = Callable[..., Awaitable[Link]]
 
 
-@pytest.fixture(params=["rabbitmq"])
+@pytest.fixture(params=["rabbitmq", "memory"])
 def broker(request: pytest.FixtureRequest) -> Broker:
     """An empty broker of this test's own."""
+    if request.param == "memory":
+        return MemoryBroker()
     return AmqpBroker(request.getfixturevalue("broker_url"))
 
 

@@ -11,6 +11,7 @@ from flow.errors import BrokerRefused, TransportError, Unroutable
 from flow.topology import (
     CONTROL,
     EVENTS,
+    LOGS,
     TASKS,
     QueueSpec,
     control_queue,
@@ -211,6 +212,17 @@ async def test_a_routing_key_that_is_too_long_is_a_mistake_of_the_caller(connect
         outlet.publish(Publication(TASKS, "ü" * 128, b"{}"))
 
 
+async def test_nobody_is_called_back_from_within_publish(connect: Connect) -> None:
+    link = await connect()
+    await link.declare(GPU)
+    inbox = Inbox()
+    await link.consume(GPU.name, inbox, prefetch=1)
+    publishing = (await link.outlet()).publish(task())
+    assert (publishing.done(), inbox.all) == (False, [])
+    await publishing
+    await inbox.take(1)
+
+
 # -- consuming -----------------------------------------------------------------------------------
 
 
@@ -389,6 +401,19 @@ async def test_declaring_a_queue_with_other_arguments_is_refused_and_the_link_li
         await link.declare(log_queue(2000))
     await filled(link, GPU, 1)
     await ready(link, GPU, 1)
+
+
+async def test_a_bounded_queue_drops_its_oldest_messages(connect: Connect) -> None:
+    link = await connect()
+    queue = log_queue(100)
+    await link.declare(queue)
+    outlet = await link.outlet()
+    for letter in b"abcde":
+        await put(outlet, Publication(LOGS, "dag.task", bytes([letter]) * 40))
+    await ready(link, queue, 2)
+    inbox = Inbox()
+    await link.consume(queue.name, inbox, prefetch=5)
+    assert await inbox.bodies(2) == [b"d" * 40, b"e" * 40]
 
 
 async def test_an_exclusive_queue_ends_with_its_link_and_then_messages_are_unroutable(
