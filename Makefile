@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 TESTS ?= tests
+DAG ?= two_queues
+DAGS ?= dags
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -12,12 +14,18 @@ PYTEST := $(PY) -m pytest -p no:cacheprovider -n 4 --dist worksteal
 
 # Compiled bytecode makes every start of a process faster; other Pythons' settings do not belong here.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME PYTHONWARNINGS
+# The demo brings its own.
+unexport FLOW_DATABASE_URL FLOW_LOGS_FOLDER
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint format venv services clean
+.PHONY: help demo test lint format venv services clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: venv ## Run an example over two queues, without any service; DAG=name DAGS=folder: another
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
+	FLOW_CONFIG= FLOW_HOME="$$home" FLOW_DAGS_FOLDER=$(DAGS) $(VENV)/bin/flow standalone --run $(DAG)
 
 test: lint services ## Check and test everything; TESTS=path narrows it down
 	$(PY) -m compileall -q flow dispatcher agent
@@ -36,7 +44,7 @@ format: venv ## Format the code and fix what can be fixed
 venv: ## Make or refresh the virtual environment in .venv
 	@$(PYTHON) tools/bootstrap.py venv
 
-services: ## Install RabbitMQ and PostgreSQL from the distribution where missing
+services: ## Install RabbitMQ, PostgreSQL and tmux from the distribution where missing
 	@$(PYTHON) tools/bootstrap.py services
 
 clean: ## Remove everything that was made here

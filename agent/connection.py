@@ -47,6 +47,7 @@ class AgentConnection:
         post: Callable[[on.Event], None],
         jitter: Callable[[], float],
         suffix: Callable[[], str],
+        on_piece: Callable[[wire.Piece | wire.NoPiece], None],
     ) -> None:
         self._broker = broker
         self._name = settings.name
@@ -57,6 +58,7 @@ class AgentConnection:
         self._post = post
         self._jitter = jitter
         self._suffix = suffix
+        self._on_piece = on_piece
         self._live: _Live | None = None
         self._handles = itertools.count(1)
         self._again = asyncio.Event()
@@ -185,7 +187,9 @@ class AgentConnection:
         except MessageError as error:
             self._park("control", str(error), delivery)
             return
-        if self._live is not None:
+        if isinstance(message, wire.Piece | wire.NoPiece):
+            self._on_piece(message)
+        elif self._live is not None:
             self._post(on.Received(message))
         delivery.ack()
 

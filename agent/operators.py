@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from agent.interpreters import Interpreters, NoInterpreter
+from agent.jobs import OWN_PYTHON, START, JobFolder, write_job
 from flow.errors import FlowError, nearest
 from flow.wire import Grant, Task
 
@@ -18,6 +21,11 @@ INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR"
 #: The agent's settings: they hold passwords and are no task's business, not even by pass_env.
 PRIVATE = ("FLOW_BROKER", "FLOW_DATABASE", "FLOW_CONFIG")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+#: Kinds of tasks that an agent runs; an ``empty`` one has no process (agent.runner).
+OPERATORS = ("bash", "python", "empty")
+_Arguments = TypeVar("_Arguments", bound=msgspec.Struct)
 
 
 class CannotPrepare(FlowError):
@@ -30,6 +38,15 @@ class BashArguments(msgspec.Struct, frozen=True):
     command: str
     env: dict[str, str] = {}
     cwd: str | None = None
+    templated: bool = False
+
+
+class PythonArguments(msgspec.Struct, frozen=True):
+    """What the agent reads of what a ``python`` task carries; the rest is for flow.runtime."""
+
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    python: str | None = None
 
 
 class NotHere(FlowError):
@@ -45,6 +62,8 @@ class Command:
     cwd: str
     private: Path | None
     """The folder made for this token alone, to be removed when it has ended."""
+    job: JobFolder | None = None
+    """That of flow's own runtime, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,39 +77,92 @@ class Preparer:
     pass_env: tuple[str, ...]
     bash: str | None
     """Absolute path, or None where there is none."""
+    interpreters: Interpreters = field(default_factory=Interpreters)
+    xcom_max_bytes: int = 256 * 1024
 
     @classmethod
     def find(
-        cls, agent: str, environment: Mapping[str, str], work: Path, pass_env: tuple[str, ...]
+        cls,
+        agent: str,
+        environment: Mapping[str, str],
+        work: Path,
+        pass_env: tuple[str, ...],
+        **more: Any,
     ) -> Preparer:
-        """Look for the interpreters once."""
+        """Look for bash once; *more* are the fields that follow it."""
         bash = shutil.which("bash", path=environment.get("PATH", DEFAULT_PATH))
-        return cls(agent, environment, work, pass_env, bash or shutil.which("bash", path="/bin"))
+        found = bash or shutil.which("bash", path="/bin")
+        return cls(agent, environment, work, pass_env, found, **more)
 
-    def prepare(self, task: Task, grant: Grant) -> Command:
-        """The command for *task* under *grant*'s token; makes its private folder if it has no
-        ``cwd``. Raises :class:`CannotPrepare`, :class:`NotHere`, and OSError when the
-        folder cannot be made."""
-        if task.operator != "bash":
-            raise NotHere(
-                f"task {task.task_id!r}: expected an operator that this agent knows, got "
-                f"{task.operator!r}{nearest(task.operator, ['bash'])}; upgrade the agent"
-            )
+    def prepare(self, task: Task, grant: Grant, folder: Path | None = None) -> Command:
+        """The command for *task* under *grant*'s token; makes its private folders. *folder* is
+        that of its DAG files on this node.
+
+        Raises :class:`CannotPrepare`, :class:`NotHere`, and OSError when a folder cannot be made.
+        """
+        match task.operator:
+            case "bash":
+                return self._bash(task, grant, folder)
+            case "python":
+                return self._python(task, grant, folder)
+        raise NotHere(
+            f"task {task.task_id!r}: expected an operator that this agent knows, got "
+            f"{task.operator!r}{nearest(task.operator, OPERATORS)}; upgrade the agent"
+        )
+
+    def _bash(self, task: Task, grant: Grant, folder: Path | None) -> Command:
         if self.bash is None:
             raise NotHere(f"agent {self.agent!r}: expected bash in PATH, got none; install bash")
-        try:
-            arguments = msgspec.convert(task.arguments, BashArguments)
-        except msgspec.ValidationError as error:
-            raise CannotPrepare(f"task {task.task_id!r}: arguments of bash: {error}") from None
-        environment = self._environment(task, grant, arguments.env)
-        private = None if arguments.cwd else self.work / str(grant.token)
-        if private is not None:
-            private.mkdir(mode=0o700, exist_ok=True)
-        cwd = _expand(arguments.cwd, environment.get("HOME", "")) if arguments.cwd else str(private)
-        argv = (self.bash, "-c", arguments.command)
-        return Command(argv, environment, cwd, private)
+        arguments = _arguments(task, BashArguments)
+        environment = self._environment(task, grant, arguments.env, folder)
+        argv: tuple[str, ...] = (self.bash, "-c", arguments.command)
+        job = None
+        if arguments.templated:
+            job = self._job(task, grant, folder, bash=self.bash)
+            argv = (*OWN_PYTHON, str(START), str(job.job))
+            environment["FLOW_TASK_SOCKET"] = str(job.socket)
+        return self._command(argv, environment, arguments.cwd, grant, job)
 
-    def _environment(self, task: Task, grant: Grant, own: dict[str, str]) -> dict[str, str]:
+    def _python(self, task: Task, grant: Grant, folder: Path | None) -> Command:
+        arguments = _arguments(task, PythonArguments)
+        environment = self._environment(task, grant, arguments.env, folder)
+        try:
+            chosen = self.interpreters.choose(arguments.python, task.queue, environment)
+        except NoInterpreter as error:
+            raise CannotPrepare(f"task {task.task_id!r}: {error}") from None
+        job = self._job(task, grant, folder, setting=chosen.setting)
+        environment["FLOW_TASK_SOCKET"] = str(job.socket)
+        # What the environment of the interpreter brings, such as torchrun, as if it were activated.
+        path, own = environment["PATH"], os.path.dirname(chosen.path)  # noqa: PTH120  no Path's dots
+        if own not in path.split(os.pathsep):
+            environment["PATH"] = f"{own}{os.pathsep}{path}"
+        argv = (chosen.path, "-u", "-X", "faulthandler", str(START), str(job.job))
+        return self._command(argv, environment, arguments.cwd, grant, job)
+
+    def _job(self, task: Task, grant: Grant, folder: Path | None, **more: Any) -> JobFolder:
+        job = JobFolder(self.work / f"{grant.token}.job")
+        more |= {"folder": str(folder) if folder else None, "max_bytes": self.xcom_max_bytes}
+        write_job(job, task, grant, more)
+        return job
+
+    def _command(
+        self,
+        argv: tuple[str, ...],
+        environment: Mapping[str, str],
+        cwd: str | None,
+        grant: Grant,
+        job: JobFolder | None,
+    ) -> Command:
+        if cwd:
+            expanded = _expand(cwd, environment.get("HOME", ""))
+            return Command(argv, environment, expanded, None, job)
+        private = self.work / str(grant.token)
+        private.mkdir(mode=0o700, exist_ok=True)
+        return Command(argv, environment, str(private), private, job)
+
+    def _environment(
+        self, task: Task, grant: Grant, own: dict[str, str], folder: Path | None
+    ) -> dict[str, str]:
         """A clean one: a few variables of the agent's and those it is told to pass, the
         operator's, FLOW_*."""
         names = [*INHERITED, *(n for n in self.pass_env if not n.startswith(PRIVATE))]
@@ -105,9 +177,22 @@ class Preparer:
             "FLOW_QUEUE": task.queue,
             "FLOW_AGENT": self.agent,
             "FLOW_TASK_INSTANCE_ID": task.task_instance_id,
+            "FLOW_DAG_FOLDER": folder,
+            "FLOW_LOGICAL_DATE": task.logical_date,
+            "FLOW_DATA_INTERVAL_START": task.data_interval_start,
+            "FLOW_DATA_INTERVAL_END": task.data_interval_end,
         }
-        flow = {name: str(value) for name, value in about.items()}
+        flow = {name: str(value) for name, value in about.items() if value is not None}
         return {"PATH": DEFAULT_PATH, **inherited, **own, **flow}
+
+
+def _arguments(task: Task, kind: type[_Arguments]) -> _Arguments:
+    try:
+        return msgspec.convert(task.arguments, kind)
+    except msgspec.ValidationError as error:
+        raise CannotPrepare(
+            f"task {task.task_id!r}: arguments of {task.operator}: {error}"
+        ) from None
 
 
 def remove_private(folder: Path) -> None:

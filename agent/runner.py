@@ -13,13 +13,15 @@ from typing import Any
 
 from agent import keeper_client
 from agent.core import events as on
+from agent.jobs import read_outcome
 from agent.keeper_client import Keeper, KeeperEvent, StartTask
 from agent.operators import CannotPrepare, Command, NotHere, Preparer, remove_private
 from agent.output import LogSender, TaskLog
 from agent.processes import prove_dead
 from agent.session import StateDirectory
+from agent.taskserver import TaskServer
 from flow.errors import FlowError
-from flow.wire import Grant, Task
+from flow.wire import Answer, Grant, Task
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +39,11 @@ class _Run:
     """A token that has been given to the keeper."""
 
     task: Task
+    token: int
     command: Command
     log: TaskLog
+    release: Callable[[], None]
+    """Called once when nothing of it is left."""
     started_at: float = 0.0
 
 
@@ -66,6 +71,9 @@ class Runner:
         self._spawn = spawn
         self._wall = wall
         self._runs: dict[int, _Run] = {}
+        self._orphans: list[_Run] = []
+        """Of a keeper that died: not proven dead yet."""
+        self._server = TaskServer(post, spawn)
         self._keeper: Keeper | None = None
         self._proven = asyncio.Event()
 
@@ -97,23 +105,35 @@ class Runner:
         if self._keeper is not None:
             self._keeper.set_deadline(at)
 
-    def start(self, task: Task, grant: Grant) -> None:
-        """Start the task; ProcessStarted and ProcessEnded follow."""
+    def start(
+        self,
+        task: Task,
+        grant: Grant,
+        dag_folder: Path | None = None,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the task; ProcessStarted and ProcessEnded follow. *release* is called once, when
+        nothing of the task uses *dag_folder* any more."""
+        if task.operator == "empty":
+            release()
+            self._finish_empty(task, grant)
+            return
         keeper = self._keeper
-        task_log = self._logs.open(task, grant.token, self._log_max_bytes)
         try:
             if keeper is None:
                 raise NotHere("there is no keeper")
-            command = self._preparer.prepare(task, grant)
+            command = self._preparer.prepare(task, grant, dag_folder)
+            if command.job is not None:
+                self._server.open(grant.token, command.job.socket)
             output, end = os.pipe2(os.O_CLOEXEC)
         except (FlowError, OSError) as error:
-            task_log.note(f"cannot start: {error}")
-            task_log.complete()
-            now, fault = self._wall(), not isinstance(error, CannotPrepare)
-            self._post(on.ProcessEnded(grant.token, now, now, error=str(error), fault=fault))
+            release()
+            self._server.close(grant.token)
+            self.refuse(task, grant, error)
             return
+        task_log = self._logs.open(task, grant.token, self._log_max_bytes)
         task_log.read_from(output)
-        self._runs[grant.token] = _Run(task, command, task_log)
+        self._runs[grant.token] = _Run(task, grant.token, command, task_log, release)
         keeper.start(
             StartTask(
                 token=grant.token,
@@ -126,6 +146,24 @@ class Runner:
                 grace=self._kill_grace,
             )
         )
+
+    def _finish_empty(self, task: Task, grant: Grant) -> None:
+        """Nothing is to be done, so nothing is started."""
+        self._logs.open(task, grant.token, self._log_max_bytes).complete()
+        now = self._wall()
+        self._post(on.ProcessEnded(grant.token, now, now, exit_code=0))
+
+    def refuse(self, task: Task, grant: Grant, error: FlowError | OSError) -> None:
+        """The task cannot be started, and its log says why; ProcessEnded follows."""
+        task_log = self._logs.open(task, grant.token, self._log_max_bytes)
+        task_log.note(f"cannot start: {error}")
+        task_log.complete()
+        now, fault = self._wall(), not isinstance(error, CannotPrepare)
+        self._post(on.ProcessEnded(grant.token, now, now, error=str(error), fault=fault))
+
+    def relay(self, request: int, answer: Answer) -> None:
+        """Give a task the answer to what it asked."""
+        self._server.answer(request, answer)
 
     def kill(self, token: int, grace: float, reason: str) -> None:
         """End a token's whole process tree."""
@@ -168,6 +206,8 @@ class Runner:
         log.error("the keeper died; its tasks are ended")
         for run in self._runs.values():
             run.log.complete()
+            self._server.close(run.token)
+        self._orphans += self._runs.values()
         self._runs.clear()
         self._post(on.LeaseFired("the keeper died", spared_nothing=True))
 
@@ -178,6 +218,8 @@ class Runner:
     async def _exited(self, event: keeper_client.TaskExited) -> None:
         run = self._runs.get(event.token)
         started_at = run.started_at if run else event.ended_at - event.duration
+        job = run.command.job if run else None
+        outcome = await asyncio.to_thread(read_outcome, job) if job else None
         ended = on.ProcessEnded(
             token=event.token,
             started_at=started_at,
@@ -185,6 +227,7 @@ class Runner:
             exit_code=event.exit_code,
             signal=event.signal,
             killed=event.reason,
+            outcome=outcome,
         )
         await self._end(ended)
 
@@ -207,8 +250,13 @@ class Runner:
         await self._tidy(run)
 
     async def _tidy(self, run: _Run) -> None:
-        if run.command.private is not None:
-            await asyncio.to_thread(remove_private, run.command.private)
+        run.release()
+        command = run.command
+        if command.job is not None:
+            self._server.close(run.token)
+            await asyncio.to_thread(remove_private, command.job.path)
+        if command.private is not None:
+            await asyncio.to_thread(remove_private, command.private)
 
     # -- earlier sessions ----------------------------------------------------------------------
 
@@ -220,6 +268,9 @@ class Runner:
             )
             if proof.dead:
                 await asyncio.to_thread(_empty, self._state.work)
+                for run in self._orphans:
+                    run.release()
+                self._orphans.clear()
                 return
             survivors = ", ".join(proof.survivors)
             log.error("degraded: processes of an earlier session do not die: %s", survivors)

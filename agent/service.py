@@ -21,19 +21,22 @@ from typing import Any
 
 import msgspec
 
+from agent.cache import CodeCache
 from agent.connection import AgentConnection
 from agent.core import Core, Identity, Settings
 from agent.core import effects as do
 from agent.core import events as on
+from agent.fetching import Fetcher
+from agent.interpreters import Interpreters
 from agent.operators import Preparer
 from agent.output import LogSender
 from agent.runner import Runner
 from agent.session import StateDirectory, boot_id, home_id
 from agent.spool import Spool
+from agent.starter import Starter
 from flow import wire
 from flow.config import Config
 from flow.parking import Parking
-from flow.transport.amqp import AmqpBroker
 from flow.transport.port import Broker
 
 log = logging.getLogger(__name__)
@@ -45,19 +48,24 @@ _MAX_NAME = 60
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-async def run(config: Config) -> int:
-    """Be an agent until a signal or a fatal error; return the exit code.
+async def run(config: Config, broker: Broker) -> int:
+    """Be an agent on *broker* until a signal or a fatal error; return the exit code.
 
     Raises :class:`~flow.errors.FlowError`: :class:`~agent.session.NameTaken` when an agent of this
     name runs on this FLOW_HOME, :class:`~flow.errors.BrokerRefused` when the broker refuses the
     first connection, :class:`~flow.errors.ConfigError` for a state directory that is of no use.
     """
-    broker = AmqpBroker(config.broker.url.reveal())
     hide_environment()
     state = StateDirectory.open(config.home, config.agent.name or default_name(config.agent.queues))
+    loop = asyncio.get_running_loop()
     try:
-        return await Service(config, broker, state).run()
+        service = Service(config, broker, state)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, service.interrupt)
+        return await service.run()
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
         state.close()
 
 
@@ -93,10 +101,29 @@ class Service:
         self._logs = LogSender(self._loop)
         self._runner = Runner(
             state=state,
-            preparer=Preparer.find(name, dict(os.environ), state.work, config.agent.pass_env),
+            preparer=Preparer.find(
+                name,
+                dict(os.environ),
+                state.work,
+                config.agent.pass_env,
+                interpreters=Interpreters.of(config.agent.python, config.agent.python_for),
+                xcom_max_bytes=config.xcom.max_bytes,
+            ),
             logs=self._logs,
             kill_grace=config.agent.kill_grace,
             log_max_bytes=config.agent.log_max_bytes,
+            post=self.post,
+            spawn=self._spawn,
+            wall=time.time,
+        )
+        cache = CodeCache(config.home / "cache", config.agent.cache_max_bytes)
+        self._fetcher = Fetcher(
+            cache, agent=name, session=lambda: self._core.session, send=self._ask_for_pieces
+        )
+        self._starter = Starter(
+            runner=self._runner,
+            cache=cache,
+            fetcher=self._fetcher,
             post=self.post,
             spawn=self._spawn,
             wall=time.time,
@@ -109,6 +136,7 @@ class Service:
             post=self.post,
             jitter=random.random,
             suffix=lambda: secrets.token_hex(6),
+            on_piece=self._fetcher.arrived,
         )
         self._stopped: asyncio.Future[int] = self._loop.create_future()
         self._waiting: deque[on.Event] = deque()
@@ -120,9 +148,10 @@ class Service:
             do.Ack: lambda effect: self._connection.ack(effect.handle),
             do.Consume: lambda _: self._spawn(self._connection.consume()),
             do.Reconnect: lambda _: self._connection.reconnect(),
-            do.Start: lambda effect: self._runner.start(effect.task, effect.grant),
-            do.Kill: lambda effect: self._runner.kill(effect.token, effect.grace, effect.reason),
-            do.Fence: lambda effect: self._spawn(self._fence(effect)),
+            do.Start: lambda effect: self._starter.start(effect.task, effect.grant),
+            do.Relay: lambda effect: self._runner.relay(effect.request, effect.answer),
+            do.Kill: lambda effect: self._starter.kill(effect.token, effect.grace, effect.reason),
+            do.Fence: self._begin_fence,
             do.SetDeadline: lambda effect: self._runner.set_deadline(effect.at),
             do.Spool: lambda effect: self._spawn(self._write(effect.result)),
             do.DropSpool: lambda effect: self._spawn(self._drop(effect.token)),
@@ -132,16 +161,17 @@ class Service:
 
     async def run(self) -> int:
         """Run until stopped; what still runs then is killed. Return the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.post, on.Interrupt())
         self._spawn(self._connection.run())
         self._perform(self._core.start())
         try:
             return await self._stopped
         finally:
             await self._end()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._loop.remove_signal_handler(number)
+
+    def interrupt(self) -> None:
+        """Somebody wants it to stop: the first time it drains, the second time it kills what runs,
+        the third time it stops at once."""
+        self.post(on.Interrupt())
 
     def post(self, event: on.Event) -> None:
         """Let the core take *event* and do what it says, at once unless it is busy."""
@@ -169,6 +199,14 @@ class Service:
         if isinstance(message, wire.Heartbeat):
             message = msgspec.structs.replace(message, load=round(os.getloadavg()[0], 2))
         self._connection.publish(effect.ref, message, effect.expiration)
+
+    def _ask_for_pieces(self, message: wire.PiecesWanted) -> None:
+        # Without a reference of the core's: it is asked again until the pieces come.
+        self._connection.publish(0, message, None)
+
+    def _begin_fence(self, effect: do.Fence) -> None:
+        self._starter.forget()
+        self._spawn(self._fence(effect))
 
     async def _fence(self, effect: do.Fence) -> None:
         session = await self._runner.fence(effect.above)
@@ -229,6 +267,7 @@ class Service:
         if self._timer is not None:
             self._timer.cancel()
         self._core.stopped = True
+        self._starter.close()
         await self._runner.stop()
         await self._logs.finish(LAST_OUTPUT)
         for task in list(self._tasks):

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dispatcher.flowignore import Ignored
 from flow.authoring.opened import stamp
-
-_SKIPPED = "__pycache__"
+from flow.errors import DagError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class Listing:
     files: Mapping[str, tuple[int, ...]]
     """Name relative to the folder, to what changes when the file does."""
     unreadable: tuple[str, ...] = ()
-    """Subfolders (with a final slash) that could not be read: nobody knows what is in them."""
+    """Subfolders (with a final slash) that could not be read, and links that lead out: nobody
+    knows what is in them."""
 
     def lacks(self, name: str) -> bool:
         """Whether *name* is known to be gone."""
@@ -27,10 +28,14 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """All ``*.py`` below *folder*, links followed, without hidden ones. Blocks.
+    """All ``*.py`` below *folder*, without hidden and ignored ones. Blocks.
+
+    Links are followed within the folder. What is behind others cannot be shipped (see
+    dispatcher/bundler.py), so it is not looked at, nor is it taken for gone.
 
     Raises :class:`OSError` when the folder itself cannot be read.
     """
+    ignored, root = _ignored(folder), os.path.realpath(folder)
     files: dict[str, tuple[int, ...]] = {}
     unreadable: list[str] = []
     seen: set[tuple[int, int]] = set()
@@ -42,17 +47,16 @@ def list_folder(folder: Path) -> Listing:
             if (found.st_dev, found.st_ino) in seen:  # a link back to a folder above
                 continue
             seen.add((found.st_dev, found.st_ino))
-            with os.scandir(folder / below) as entries:
-                inside = [(entry.name, _kind(entry)) for entry in entries]
+            inside = _entries(folder, below, ignored, root)
         except OSError:
             if not below:
                 raise
             unreadable.append(below)
             continue
         for name, kind in inside:
-            if name.startswith(".") or name == _SKIPPED:
-                continue
-            if kind == "folder":
+            if kind == "outside":
+                unreadable.append(below + name)
+            elif kind == "folder":
                 pending.append(f"{below}{name}/")
             elif kind == "file" and name.endswith(".py"):
                 at = stamp(str(folder / below / name))
@@ -83,8 +87,43 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
+def _ignored(folder: Path) -> Ignored:
     try:
+        return Ignored.of(folder)
+    except DagError:
+        return Ignored()  # the bundler, which reads the same rules, says why
+
+
+def _entries(folder: Path, below: str, ignored: Ignored, root: str) -> list[tuple[str, str]]:
+    """Name and kind of what is in a subfolder and not left out. Raises :class:`OSError`."""
+    with os.scandir(folder / below) as entries:
+        return [
+            (entry.name, _kind(entry, root))
+            for entry in entries
+            if not ignored.leaves_out(below + entry.name, folder=is_folder(entry))
+        ]
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or leads to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def leads_out(entry: os.DirEntry[str], root: str) -> str:
+    """Where a link leads to that leads out of the folder *root* (a real path); otherwise ``""``."""
+    if not entry.is_symlink():
+        return ""
+    real = os.path.realpath(entry.path)
+    return "" if real == root or real.startswith(root + os.sep) else real
+
+
+def _kind(entry: os.DirEntry[str], root: str) -> str:
+    try:
+        if leads_out(entry, root):
+            return "outside"
         return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
     except OSError:  # a link that leads to itself
         return ""

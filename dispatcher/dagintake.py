@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
+from dispatcher.bundling import WHOLE_FOLDER
 from dispatcher.core.records import DagRow
 from dispatcher.processor import ParsedFile, ScanResult
 from dispatcher.publisher import Publisher
@@ -38,17 +39,23 @@ class DagIntake:
     async def take(self, result: ScanResult) -> None:
         """Record one result. Raises :class:`~flow.errors.StoreError`."""
         for parsed in result.files:
-            await self._record(parsed)
+            await self._record(parsed, result.bundle)
+        if result.bundle is not None and result.moved:
+            moved: list[DagRow] = await self._on_writer(
+                self._store.use_bundle, self._epoch, result.bundle, result.moved, self._wall()
+            )
+            self._changed(moved)
         gone = set(result.removed)
         if result.present is not None:
             # Deleted while nobody was looking.
-            gone |= await self._on_writer(self._store.dag_files) - set(result.present)
+            known = await self._on_writer(self._store.dag_files)
+            gone |= known - set(result.present) - {WHOLE_FOLDER}
         for file in sorted(gone):
             rows = await self._on_writer(self._store.retire_file, self._epoch, file, self._wall())
             log.info("DAG file %s is gone", file)
             self._changed(rows)
 
-    async def _record(self, parsed: ParsedFile) -> None:
+    async def _record(self, parsed: ParsedFile, bundle: str | None) -> None:
         at = self._wall()
         if parsed.error is not None:
             log.warning("DAG file %s: %s", parsed.file, parsed.error)
@@ -57,7 +64,13 @@ class DagIntake:
             )
             return
         rows: list[DagRow] = await self._on_writer(
-            self._store.record_dags, self._epoch, parsed.file, parsed.dags, parsed.source, at
+            self._store.record_dags,
+            self._epoch,
+            parsed.file,
+            parsed.dags,
+            parsed.source,
+            at,
+            bundle=bundle,
         )
         # Before any run: a queue that no agent serves yet keeps its tasks as well.
         await self._publisher.declare({task.queue for row in rows for task in row.spec.tasks})

@@ -3,6 +3,9 @@
 A file is parsed again when it changes, or a file of the folder does that it read (a helper module,
 a YAML file). One that failed is also tried again when any Python file of the folder changes, and
 from time to time, since the cause may lie outside. What did not change costs a stat.
+
+A file's DAGs are handed on together with the bundle (the whole folder at one moment) that they were
+read from: a parse counts only if the file and all it read are in the bundle as the parse saw them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dispatcher import dagfolder
+from dispatcher.bundler import Bundle
 from dispatcher.dagfolder import Listing
 from dispatcher.dagparser import Answer, Limits, Parser
 from flow.dagspec import DagSpec
@@ -52,6 +56,10 @@ class ScanResult:
     present: tuple[str, ...] | None = None
     """When everything in the folder has been handed on: all its DAG files. DAGs of any other file
     are gone (deleted while nobody was looking). ``None`` while that is not known."""
+    bundle: str | None = None
+    """Of the DAGs in ``files``, and from now on of those in the files ``moved``."""
+    moved: tuple[str, ...] = ()
+    """Files that did not change, but the folder around them did."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,6 +76,10 @@ class _File:
     claims: Mapping[str, int] = field(default_factory=dict)
     """Its dag_ids, as of the last time it was good, to the line of each."""
     delivered: ParsedFile | None = None
+    steady: bool = True
+    """Nothing it was read from changed while it was."""
+    bundle: str | None = None
+    """The one it was delivered with."""
 
 
 class Processor:
@@ -78,7 +90,8 @@ class Processor:
     parses of one file, ``parse_timeout`` for one parse, ``retry_interval`` until a failed file is
     tried again (doubled each time). ``processes`` files are parsed at once, each with at most
     ``parse_memory`` bytes. ``max_active_runs`` and ``max_active_tasks`` are for DAGs that say
-    nothing.
+    nothing. ``bundle`` returns the folder's bundle as it is now, once it is safely kept; while
+    there is none (it returns ``None``), good files are held back. Without it nothing is shipped.
     """
 
     def __init__(  # noqa: PLR0913  these are the settings, all given by name
@@ -95,6 +108,7 @@ class Processor:
         max_active_runs: int = 16,
         max_active_tasks: int = 16,
         retry_interval: float = 30.0,
+        bundle: Callable[[], Awaitable[Bundle | None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Links are left as they are: a folder may be exchanged by pointing its link elsewhere.
@@ -120,6 +134,12 @@ class Processor:
         self._listing: Listing | None = None
         self._folder_problem = ""
         self._announced = False
+        self._take_bundle = bundle
+        self._bundle: Bundle | None = None
+        self._delivered_bundle = ""
+        self._held: set[str] = set()
+        """Good files that wait for a bundle in which they are as they were read."""
+        self._roots = (f"{self._folder}{os.sep}", f"{os.path.realpath(self._folder)}{os.sep}")
 
     async def run(self, on_result: Callable[[ScanResult], Awaitable[None]]) -> None:
         """Look, parse and tell *on_result*, one call at a time, until cancelled.
@@ -180,6 +200,8 @@ class Processor:
                 file.stamp = stamp
                 file.tried_at = self._clock()
                 self._running[asyncio.create_task(self._examine(name))] = name
+        if self._take_bundle is not None:
+            self._bundle = await self._take_bundle()
         return [name for name in self._files if listing.lacks(name)]
 
     def _stat(self, watched: Iterable[str]) -> tuple[Listing, dict[str, tuple[int, ...]]]:
@@ -220,9 +242,14 @@ class Processor:
             return None
         parser = await self._idle.get()
         try:
-            return await parser.parse(name, self._defaults, self._limits)
+            answer = await parser.parse(name, self._defaults, self._limits)
         finally:
             self._idle.put_nowait(parser)
+        path = str(self._folder / name)
+        before = {path: self._files[name].stamp, **answer.depends_on}
+        after = await asyncio.to_thread(dagfolder.stamps, before)
+        self._files[name].steady = after == before
+        return answer
 
     def _absorb(self, done: Iterable[asyncio.Task[Answer | None]]) -> set[str]:
         """Take finished parses in. Returns the files that they may concern."""
@@ -277,6 +304,43 @@ class Processor:
                 )
         return replace(outcome, dags=(), error="\n".join(problems)) if problems else outcome
 
+    # -- bundles ---------------------------------------------------------------------------------
+
+    def _is_shipped(self, name: str) -> bool:
+        """Whether the file, and all it read, are in the bundle as they were read."""
+        if self._take_bundle is None:
+            return True
+        file, bundle = self._files[name], self._bundle
+        if bundle is None or not file.steady or bundle.stamps.get(name) != file.stamp:
+            return False
+        for path, stamp in file.depends_on.items():
+            # What is not shipped (hidden or ignored) changes no bundle.
+            if bundle.stamps.get(self._relative(path), stamp) != stamp:
+                return False
+        return True
+
+    def _relative(self, path: str) -> str:
+        root = next((root for root in self._roots if path.startswith(root)), "")
+        return path[len(root) :]
+
+    def _moved(self, touched: set[str]) -> tuple[str, ...]:
+        """Good files that are as delivered, but for the bundle."""
+        if self._bundle is None:
+            return ()
+        changed = self._bundle.id != self._delivered_bundle
+        self._delivered_bundle = self._bundle.id
+        moved = []
+        for name in sorted(self._files if changed else touched & self._files.keys()):
+            file = self._files[name]
+            good = file.delivered is not None and file.delivered.error is None
+            if good and file.bundle != self._bundle.id and file.delivered == file.outcome:
+                if name in self._running.values() or not self._is_shipped(name):
+                    # It is being read again, or is about to be.
+                    continue
+                file.bundle = self._bundle.id
+                moved.append(dagfolder.printable(name))
+        return tuple(moved)
+
     # -- telling ---------------------------------------------------------------------------------
 
     async def _deliver(
@@ -292,22 +356,36 @@ class Processor:
                 if self._files.pop(name).delivered:
                     gone.append(dagfolder.printable(name))
         files: list[ParsedFile] = []
-        for name in sorted(touched & self._files.keys()):
+        self._held &= self._files.keys()
+        for name in sorted((touched | self._held) & self._files.keys()):
             file, resolved = self._files[name], self._resolved(name)
+            self._held.discard(name)
             if resolved is None and file.delivered is not None:
                 gone.append(dagfolder.printable(name))
             elif resolved is not None and resolved != file.delivered:
+                if resolved.error is None and not self._is_shipped(name):
+                    self._held.add(name)
+                    continue
                 files.append(resolved)
+                if resolved.error is None and self._bundle is not None:
+                    file.bundle = self._bundle.id
             file.delivered = resolved
+        moved = self._moved(touched)
         present = self._present()
-        if files or gone or (present is not None and not self._announced):
+        if files or gone or moved or (present is not None and not self._announced):
             self._announced = self._announced or present is not None
             await on_result(
-                ScanResult(files=tuple(files), removed=tuple(sorted(gone)), present=present)
+                ScanResult(
+                    files=tuple(files),
+                    removed=tuple(sorted(gone)),
+                    present=present,
+                    bundle=self._bundle.id if self._bundle is not None else None,
+                    moved=moved,
+                )
             )
 
     def _present(self) -> tuple[str, ...] | None:
-        if self._running or self._listing is None or self._listing.unreadable:
+        if self._running or self._held or self._listing is None or self._listing.unreadable:
             return None
         if self._folder_problem:
             return None

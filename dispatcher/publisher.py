@@ -41,12 +41,16 @@ class Publisher:
         for note in effects.notes:
             log.info(note)
         for agent, reply in effects.replies:
-            self._send(topology.CONTROL, topology.agent_key(agent), reply, self._reply_done)
+            self.reply(agent, reply)
         for task in effects.publications:
             self.publish_task(task)
         for number in effects.markers:
             marker = wire.Marker(reign=self._reign, number=number)
             self._send(topology.EVENTS, topology.MARKER_KEY, marker, self._reply_done)
+
+    def reply(self, agent: str, reply: wire.Reply) -> None:
+        """Send one reply, without waiting."""
+        self._send(topology.CONTROL, topology.agent_key(agent), reply, self._reply_done)
 
     def publish_task(self, task: wire.Task) -> None:
         """Ring the bell for *task*; a queue that vanished is declared again."""

@@ -12,12 +12,14 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dispatcher.core.core import Core, Effects, Instant
+from dispatcher.core.records import DagRow, TouchLeader
 from dispatcher.election import Inbox
 from dispatcher.flusher import Flusher
 from dispatcher.publisher import Publisher
+from dispatcher.shipping import Shipping
 from flow import topology, wire
 from flow.errors import MessageError
 from flow.parking import Parking
@@ -25,7 +27,8 @@ from flow.transport.port import Delivery, Link
 
 log = logging.getLogger("flow.dispatcher")
 
-#: How often the agents' last heartbeats are written down for listings, in seconds.
+#: How often it is written down, for listings, that the dispatcher is there and when agents were
+#: last heard, in seconds.
 TOUCH_INTERVAL = 5.0
 #: A message that ended this many reigns with an error is parked instead of tried again.
 MAX_OFFENCES = 2
@@ -42,6 +45,8 @@ class Reign:
         clock: Callable[[], Instant],
         parking: Parking,
         offences: Counter[str],
+        *,
+        shipping: Shipping,
     ) -> None:
         self.core = core
         self._flusher = flusher
@@ -49,12 +54,18 @@ class Reign:
         self._clock = clock
         self._parking = parking
         self._offences = offences
+        self.shipping = shipping
         self._rescheduled = asyncio.Event()
         self.intents_wanted = asyncio.Event()
 
     def add(self, effects: Effects, delivery: Delivery | None = None) -> None:
         """Hand effects on, and look at the timers again."""
         self._flusher.add(effects, delivery)
+        self._rescheduled.set()
+
+    def dags_changed(self, rows: Sequence[DagRow]) -> None:
+        """DAG versions that were just recorded: they may be due."""
+        self.core.dags_changed(rows)
         self._rescheduled.set()
 
     async def intake(self, inbox: Inbox) -> None:
@@ -74,10 +85,12 @@ class Reign:
                 self.add(self.core.tick(self._clock()))
 
     async def touching(self) -> None:
-        """Write down now and then when agents were last heard."""
+        """Write down now and then that this reign lasts, and when agents were last heard."""
         while True:
             await asyncio.sleep(TOUCH_INTERVAL)
-            self.add(self.core.touch())
+            effects = self.core.touch()
+            effects.writes.append(TouchLeader(at=self._clock().wall))
+            self.add(effects)
 
     async def reconciling(self, link: Link, interval: float) -> None:
         """Compare rows that wait with what the broker holds."""
@@ -101,6 +114,8 @@ class Reign:
             return
         if isinstance(message, wire.Wake):
             self.intents_wanted.set()
+        elif isinstance(message, wire.PiecesWanted):
+            self.shipping.ask(message)
         try:
             effects = self.core.receive(message, self._clock())
         except Exception:

@@ -10,22 +10,26 @@ import random
 import signal
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from dispatcher import clock
-from dispatcher.core.core import Core, Rules
+from dispatcher.answering import Answering
+from dispatcher.bundler import Bundler, Limits
+from dispatcher.bundling import Bundling
+from dispatcher.core.core import Core, Effects, Rules
 from dispatcher.core.records import Write
 from dispatcher.dagintake import DagIntake
 from dispatcher.election import Inbox, elected
 from dispatcher.flusher import Flusher
 from dispatcher.logintake import LogIntake
 from dispatcher.logstore import LogStore
-from dispatcher.processor import Processor
+from dispatcher.processor import Processor, ScanResult
 from dispatcher.publisher import Publisher
 from dispatcher.reign import Reign
+from dispatcher.shipping import Shipping
 from dispatcher.store import Store, check_schema, open_database
 from flow import topology, wire
 from flow.config import Config
@@ -38,12 +42,19 @@ from flow.errors import (
     TransportError,
 )
 from flow.parking import Parking
-from flow.transport.amqp import AmqpBroker
 from flow.transport.port import Broker, Link
 
 log = logging.getLogger("flow.dispatcher")
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Records what was found in the DAG folder and puts it to use.
+Take = Callable[[ScanResult], Awaitable[None]]
+
+
+async def take_all(result: ScanResult, take: Take) -> None:
+    """What a dispatcher does with what it finds in the DAG folder."""
+    await take(result)
 
 
 class StoreThread:
@@ -83,14 +94,30 @@ class Backoff:
 
 
 class Dispatcher:
-    """One process: at most one reign at a time."""
+    """At most one reign at a time. *on_scan* stands between the DAG folder and the database: it
+    may leave things out, and knows when what it took is in use. Without *schedules* runs begin
+    only when somebody asks for one."""
 
-    def __init__(self, config: Config, broker: Broker, store: Store) -> None:
+    def __init__(
+        self,
+        config: Config,
+        broker: Broker,
+        store: Store,
+        *,
+        on_scan: Callable[[ScanResult, Take], Awaitable[None]] = take_all,
+        schedules: bool = True,
+    ) -> None:
         self._config = config
         self._broker = broker
         self._store = store
+        self._on_scan = on_scan
+        self._rules = rules_of(config, schedules=schedules)
         self._writer = StoreThread("flow-writer")
         self._reader = StoreThread("flow-reader")
+        self._blobs = StoreThread("flow-bundles")
+        # Kept from reign to reign: what was hashed once is not hashed again.
+        limits = Limits(file=config.dags.bundle_file_max_bytes, bundle=config.dags.bundle_max_bytes)
+        self._bundler = Bundler(config.dags.folder, limits)
         self._logs = LogStore(config.logs.folder)
         self._parking = Parking(config.home / "parked")
         self._offences: Counter[str] = Counter()
@@ -125,6 +152,7 @@ class Dispatcher:
         finally:
             self._writer.close(self._store.close)
             self._reader.close(self._store.close)
+            self._blobs.close(self._store.close)
 
     async def _until_usable(self) -> None:
         while True:
@@ -155,15 +183,30 @@ class Dispatcher:
         inbox = await elected(link, outlet, self.name)
         epoch = await self._writer(self._store.begin_reign, self.name, clock.now().wall)
         snapshot = await self._writer(self._store.load)
-        core = Core(snapshot, reign=epoch, rules=rules_of(self._config), now=clock.now())
+        core = Core(snapshot, reign=epoch, rules=self._rules, now=clock.now())
         publisher = Publisher(link, outlet, epoch)
         await publisher.declare({task.queue for dag in snapshot.dags for task in dag.spec.tasks})
 
         async def commit(writes: Sequence[Write]) -> None:
             await self._writer(self._store.commit, epoch, writes)
 
-        flusher = Flusher(commit, publisher.carry_out)
-        reign = Reign(core, flusher, publisher, clock.now, self._parking, self._offences)
+        answering = Answering(self._store, self._reader, publisher.reply)
+
+        def carry_out(effects: Effects) -> None:
+            publisher.carry_out(effects)
+            answering.take(effects.lookups)
+
+        flusher = Flusher(commit, carry_out)
+        shipping = Shipping(await link.outlet(), self._store, self._blobs)
+        reign = Reign(
+            core,
+            flusher,
+            publisher,
+            clock.now,
+            self._parking,
+            self._offences,
+            shipping=shipping,
+        )
         reign.add(core.begin(clock.now()))
         log.info(
             "leads: epoch %d, %d unfinished runs, %d agents known",
@@ -173,7 +216,7 @@ class Dispatcher:
         )
         self._backoff.reset()
         try:
-            await self._all_duties(reign, flusher, publisher, link, inbox, epoch)
+            await self._all_duties(reign, flusher, publisher, answering, link, inbox, epoch=epoch)
         finally:
             await publisher.close()
 
@@ -182,8 +225,10 @@ class Dispatcher:
         reign: Reign,
         flusher: Flusher,
         publisher: Publisher,
+        answering: Answering,
         link: Link,
         inbox: Inbox,
+        *,
         epoch: int,
     ) -> None:
         logs = Inbox()
@@ -198,7 +243,11 @@ class Dispatcher:
                     reign.reconciling(link, self._config.dispatcher.reconcile_interval)
                 )
                 duties.create_task(self._read_intents(reign))
-                duties.create_task(self._process_dags(reign, publisher, epoch))
+                bundling = self._bundling(epoch)
+                duties.create_task(self._process_dags(reign, publisher, bundling, epoch))
+                duties.create_task(bundling.pruning())
+                duties.create_task(reign.shipping.run())
+                duties.create_task(answering.run())
                 duties.create_task(self._keep_logs(reign, logs))
                 duties.create_task(_end_with(link))
         except ExceptionGroup as group:
@@ -213,12 +262,28 @@ class Dispatcher:
             reign.intents_wanted.clear()
             intents = await self._reader(self._store.pending_intents)
             if intents:
-                reign.add(reign.core.request(intents, clock.now()))
+                loaded = {
+                    intent: await self._reader(self._store.load_run, dag_id, run_id)
+                    for intent, (dag_id, run_id) in reign.core.wanted_runs(intents).items()
+                }
+                reign.add(reign.core.request(intents, clock.now(), loaded))
             with contextlib.suppress(TimeoutError):
                 interval = self._config.dispatcher.intent_poll_interval
                 await asyncio.wait_for(reign.intents_wanted.wait(), interval)
 
-    async def _process_dags(self, reign: Reign, publisher: Publisher, epoch: int) -> None:
+    def _bundling(self, epoch: int) -> Bundling:
+        return Bundling(
+            self._bundler,
+            store=self._store,
+            on_thread=self._blobs,
+            on_writer=self._writer,
+            epoch=epoch,
+            wall=lambda: clock.now().wall,
+        )
+
+    async def _process_dags(
+        self, reign: Reign, publisher: Publisher, bundling: Bundling, epoch: int
+    ) -> None:
         settings = self._config.dags
         processor = Processor(
             settings.folder,
@@ -230,6 +295,7 @@ class Dispatcher:
             processes=settings.parsing_processes,
             max_active_runs=self._config.dispatcher.max_active_runs_per_dag,
             max_active_tasks=self._config.dispatcher.max_active_tasks_per_dag,
+            bundle=bundling.current,
         )
 
         intake = DagIntake(
@@ -237,10 +303,10 @@ class Dispatcher:
             on_writer=self._writer,
             epoch=epoch,
             publisher=publisher,
-            changed=reign.core.dags_changed,
+            changed=reign.dags_changed,
             wall=lambda: clock.now().wall,
         )
-        await processor.run(intake.take)
+        await processor.run(lambda result: self._on_scan(result, intake.take))
 
     async def _keep_logs(self, reign: Reign, inbox: Inbox) -> None:
         async def owner(chunk: wire.LogChunk) -> int | None:
@@ -254,19 +320,20 @@ class Dispatcher:
         await LogIntake(self._logs, owner).run(inbox)
 
 
-def rules_of(config: Config) -> Rules:
+def rules_of(config: Config, *, schedules: bool = True) -> Rules:
     """The settings that the core's rules read."""
     return Rules(
+        schedules=schedules,
         lookahead=config.dispatcher.lookahead,
+        parallelism=config.dispatcher.parallelism,
         grace=config.lease.grace,
         silent_after=3 * config.lease.heartbeat_interval,
     )
 
 
-async def run(config: Config) -> int:
-    """Run a dispatcher until SIGTERM or SIGINT; the exit code of the process."""
+async def run(config: Config, broker: Broker) -> int:
+    """Run a dispatcher on *broker* until SIGTERM or SIGINT; the exit code of the process."""
     store = Store(open_database(config.database.url.reveal()))
-    broker = AmqpBroker(config.broker.url.reveal())
     leading = asyncio.ensure_future(Dispatcher(config, broker, store).run())
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from flow.states import RunState, TaskState
+from flow.states import TERMINAL, RunState, TaskState
 
 #: The states that :func:`why_waiting` explains.
 WAITING = frozenset({TaskState.NONE, TaskState.SCHEDULED, TaskState.QUEUED, TaskState.UP_FOR_RETRY})
@@ -26,6 +26,8 @@ class Waiter:
     queue: str
     upstream: Mapping[str, TaskState]
     """Its direct upstream tasks."""
+    past: str = ""
+    """Where the same task of the run before holds it back (``depends_on_past``): what that is."""
     failures: int = 0
     retries: int = 0
     not_before: datetime | None = None
@@ -56,6 +58,10 @@ class Surroundings:
     active_tasks: int = 0
     """Task instances of the DAG that are queued or running."""
     max_active_tasks: int = 16
+    all_active_tasks: int = 0
+    """The same over all DAGs."""
+    parallelism: int = 0
+    """How many those may be; 0: any number."""
 
 
 def why_waiting(task: Waiter, around: Surroundings, load: QueueLoad, now: datetime) -> str:
@@ -71,13 +77,15 @@ def why_waiting(task: Waiter, around: Surroundings, load: QueueLoad, now: dateti
     if around.run_state is RunState.QUEUED:
         return why_run_waits(around)
     if task.state is TaskState.NONE:
-        return _upstream(task.upstream)
+        return _upstream(task)
     if task.not_before is not None and task.not_before > now:
         return _delayed(task, task.not_before)
     if around.paused:
         return "the DAG is paused"
     if around.active_tasks >= around.max_active_tasks:
         return f"max_active_tasks={around.max_active_tasks} of the DAG is reached"
+    if 0 < around.parallelism <= around.all_active_tasks:
+        return f"parallelism={around.parallelism} of the dispatcher is reached"
     return (
         no_agent(task.queue, load)
         or _busy(task.queue, load)
@@ -110,10 +118,10 @@ def _busy(queue: str, load: QueueLoad) -> str:
     return ""
 
 
-def _upstream(upstream: Mapping[str, TaskState]) -> str:
-    missing = [name for name, state in upstream.items() if state is not TaskState.SUCCESS]
+def _upstream(task: Waiter) -> str:
+    missing = [name for name, state in task.upstream.items() if state not in TERMINAL]
     if not missing:
-        return "waits for the dispatcher"
+        return f"depends_on_past: {task.past}" if task.past else "waits for the dispatcher"
     return f"waits for upstream {_names(missing)}"
 
 

@@ -14,14 +14,44 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flow.authoring.chain import chain
     from flow.authoring.dag import DAG
-    from flow.authoring.operators import BashOperator
+    from flow.authoring.decorators import dag, task
+    from flow.authoring.operators import BashOperator, EmptyOperator
+    from flow.authoring.outcomes import FailTask, SkipTask
+    from flow.authoring.python import (
+        BranchPythonOperator,
+        PythonOperator,
+        ShortCircuitOperator,
+    )
+    from flow.runtime.variables import Variable
 
-__all__ = ["DAG", "BashOperator", "chain"]
+__all__ = [
+    "DAG",
+    "BashOperator",
+    "BranchPythonOperator",
+    "EmptyOperator",
+    "FailTask",
+    "PythonOperator",
+    "ShortCircuitOperator",
+    "SkipTask",
+    "Variable",
+    "chain",
+    "dag",
+    "task",
+]
 
 _HOME = {
     "DAG": "flow.authoring.dag",
     "BashOperator": "flow.authoring.operators",
+    "BranchPythonOperator": "flow.authoring.python",
+    "EmptyOperator": "flow.authoring.operators",
+    "FailTask": "flow.authoring.outcomes",
+    "PythonOperator": "flow.authoring.python",
+    "ShortCircuitOperator": "flow.authoring.python",
+    "SkipTask": "flow.authoring.outcomes",
+    "Variable": "flow.runtime.variables",
     "chain": "flow.authoring.chain",
+    "dag": "flow.authoring.decorators",
+    "task": "flow.authoring.decorators",
 }
 
 

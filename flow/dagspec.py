@@ -9,13 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from flow.errors import DagError
 
 #: What becomes of a running task whose agent is lost.
 OnAgentLost = Literal["rerun", "fail", "wait"]
+
+#: When a task may begin, by the ends of its upstream tasks; see dispatcher/core/rules.py.
+TRIGGER_RULES = (
+    "all_success",
+    "all_done",
+    "all_failed",
+    "one_success",
+    "one_failed",
+    "none_failed",
+    "none_failed_min_one_success",
+    "none_skipped",
+    "always",
+)
+
+#: What `[xcom] max_bytes` can be raised to: a message carries all that a try has pushed.
+MAX_XCOM_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +40,11 @@ class TaskSpec:
 
     task_id: str
     operator: str
-    """Which kind of task: ``bash``."""
+    """Which kind of task: ``bash``, ``python`` or ``empty``."""
     arguments: Mapping[str, Any]
-    """What that kind needs; for ``bash``: ``command`` str, ``env`` dict, ``cwd`` str or None."""
+    """What that kind needs; for ``bash``: ``command`` str, ``env`` dict, ``cwd`` str or None, and
+    ``templated`` where there is something to render. For ``python``: ``args``, ``kwargs``, ``env``,
+    ``cwd``, ``python``, ``meaning``, ``multiple_outputs``, ``push``."""
     upstream: tuple[str, ...] = ()
     queue: str = "default"
     retries: int = 0
@@ -34,6 +52,9 @@ class TaskSpec:
     execution_timeout: float | None = None
     priority_weight: int = 1
     on_agent_lost: OnAgentLost = "rerun"
+    trigger_rule: str = "all_success"
+    depends_on_past: bool = False
+    """It waits for itself in the DAG's previous run by schedule."""
     owner: str = "flow"
     line: int = 0
 
@@ -53,6 +74,8 @@ class DagSpec:
     tags: tuple[str, ...] = ()
     description: str = ""
     timezone: str = "UTC"
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """What tasks read, where the run's conf has nothing else."""
     owner: str = "flow"
     file: str = ""
     """Path of the DAG file, relative to the DAG folder."""

@@ -21,12 +21,13 @@ class TaskState(StrEnum):
     SUCCESS = "success"
     FAILED = "failed"
     UPSTREAM_FAILED = "upstream_failed"
+    SKIPPED = "skipped"
 
 
 class TaskEvent(StrEnum):
     """What can happen to a task instance."""
 
-    SCHEDULE = "schedule"  # its upstream tasks have succeeded
+    SCHEDULE = "schedule"  # its trigger rule is fulfilled
     QUEUE = "queue"  # it is to be published; a queued row *is* the outbox
     PUT_BACK = "put_back"  # an agent had no free slot for it
     GRANT = "grant"  # an agent's claim was granted: a token lives
@@ -37,6 +38,9 @@ class TaskEvent(StrEnum):
     RELEASE = "release"  # the agent gave its token back
     LOSE = "lose"  # the agent's session ended with the token alive
     UPSTREAM_FAIL = "upstream_fail"
+    SKIP = "skip"  # by its trigger rule, a branch, or its own word
+    CANCEL = "cancel"  # its run was cancelled before it ran
+    CLEAR = "clear"  # somebody wants it to run again
 
 
 class RunState(StrEnum):
@@ -54,6 +58,7 @@ class RunEvent(StrEnum):
     START = "start"
     SUCCEED = "succeed"
     FAIL = "fail"
+    RESTART = "restart"  # some of its tasks were cleared
 
 
 TASK_TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
@@ -67,19 +72,39 @@ TASK_TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (TaskState.RUNNING, TaskEvent.RETRY): TaskState.UP_FOR_RETRY,
     (TaskState.RUNNING, TaskEvent.RELEASE): TaskState.SCHEDULED,
     (TaskState.RUNNING, TaskEvent.LOSE): TaskState.SCHEDULED,
+    (TaskState.RUNNING, TaskEvent.SKIP): TaskState.SKIPPED,
     (TaskState.UP_FOR_RETRY, TaskEvent.RETRY_DUE): TaskState.SCHEDULED,
+    (TaskState.NONE, TaskEvent.SKIP): TaskState.SKIPPED,
+    (TaskState.NONE, TaskEvent.CANCEL): TaskState.SKIPPED,
+    (TaskState.SCHEDULED, TaskEvent.CANCEL): TaskState.SKIPPED,
+    (TaskState.QUEUED, TaskEvent.CANCEL): TaskState.SKIPPED,
+    (TaskState.UP_FOR_RETRY, TaskEvent.CANCEL): TaskState.SKIPPED,
+    (TaskState.SCHEDULED, TaskEvent.CLEAR): TaskState.NONE,
+    (TaskState.QUEUED, TaskEvent.CLEAR): TaskState.NONE,
+    (TaskState.UP_FOR_RETRY, TaskEvent.CLEAR): TaskState.NONE,
+    (TaskState.SUCCESS, TaskEvent.CLEAR): TaskState.NONE,
+    (TaskState.FAILED, TaskEvent.CLEAR): TaskState.NONE,
+    (TaskState.UPSTREAM_FAILED, TaskEvent.CLEAR): TaskState.NONE,
+    (TaskState.SKIPPED, TaskEvent.CLEAR): TaskState.NONE,
 }
 
 RUN_TRANSITIONS: dict[tuple[RunState, RunEvent], RunState] = {
     (RunState.QUEUED, RunEvent.START): RunState.RUNNING,
     (RunState.RUNNING, RunEvent.SUCCEED): RunState.SUCCESS,
     (RunState.RUNNING, RunEvent.FAIL): RunState.FAILED,
+    (RunState.QUEUED, RunEvent.FAIL): RunState.FAILED,
+    (RunState.SUCCESS, RunEvent.RESTART): RunState.QUEUED,
+    (RunState.FAILED, RunEvent.RESTART): RunState.QUEUED,
 }
 
-#: States that nothing leads out of.
-TERMINAL = frozenset(TaskState) - {state for state, _ in TASK_TRANSITIONS}
+#: States that nothing leads out of but a user's wish.
+TERMINAL = frozenset(TaskState) - {
+    state for state, event in TASK_TRANSITIONS if event is not TaskEvent.CLEAR
+}
 #: Ended, and not well.
-UNSUCCESSFUL = TERMINAL - {TaskState.SUCCESS}
+UNSUCCESSFUL = TERMINAL - {TaskState.SUCCESS, TaskState.SKIPPED}
 #: On its way through a queue or on a node: what limits count.
 ACTIVE = frozenset({TaskState.QUEUED, TaskState.RUNNING})
-RUN_TERMINAL = frozenset(RunState) - {state for state, _ in RUN_TRANSITIONS}
+RUN_TERMINAL = frozenset(RunState) - {
+    state for state, event in RUN_TRANSITIONS if event is not RunEvent.RESTART
+}

@@ -12,12 +12,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from flow.dagspec import OnAgentLost
+from flow.bundle import Digest
+from flow.dagspec import MAX_XCOM_BYTES, OnAgentLost
 from flow.errors import MessageError
 
 VERSION = 1
-#: Larger bodies are parked unread: flow's own messages stay far below.
-MAX_BYTES = 1024 * 1024
+#: Larger bodies are parked unread: flow's own messages stay below.
+MAX_BYTES = MAX_XCOM_BYTES + 1024 * 1024
 
 # What events say ends in the database. A value that no column takes would fail the transaction of
 # everything that came with it, each time it is redelivered: so it is refused here.
@@ -48,12 +49,21 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     try_number: int
     queue: str
     operator: str
-    """Which kind of task: ``bash``."""
+    """Which kind of task: ``bash``, ``python`` or ``empty``."""
     arguments: dict[str, Any]
-    """What that kind needs; for ``bash``: ``command``, ``env``, ``cwd``."""
+    """What that kind needs; see :class:`flow.dagspec.TaskSpec`."""
     execution_timeout: float | None = None
     on_agent_lost: OnAgentLost = "rerun"
+    logical_date: str | None = None
+    """ISO 8601 in UTC, like the two that follow."""
+    data_interval_start: str | None = None
+    data_interval_end: str | None = None
     bundle: str | None = None
+    """The DAG folder that it runs with (flow.bundle); ``None``: none is shipped."""
+    dag_file: str | None = None
+    """Path of the DAG file in that folder."""
+    line: int = 0
+    """Where the task is in that file."""
 
 
 # -- events, from an agent (all on one channel, in order) --------------------------------------
@@ -127,11 +137,19 @@ class Finished(Event, frozen=True, kw_only=True, tag="finished"):
     task_instance_id: Number
     try_number: Count
     token: Number
-    state: Literal["success", "failed"]
+    state: Literal["success", "failed", "skipped"]
     exit_code: ExitCode | None = None
     reason: str = ""
     started_at: float
     ended_at: float
+    follow: tuple[str, ...] | None = None
+    """A branch: the direct downstream tasks to go on with; the others are skipped."""
+    stop: bool = False
+    """A short circuit: everything below is skipped."""
+    final: bool = False
+    """A failure that no retry would mend."""
+    xcom: dict[Text, msgspec.Raw] = {}
+    """What the try has pushed, by key: JSON as the task wrote it."""
 
 
 class Release(Event, frozen=True, kw_only=True, tag="release"):
@@ -143,6 +161,42 @@ class Release(Event, frozen=True, kw_only=True, tag="release"):
     reason: str
     fault: bool = False
     """It could not be started here (as opposed to: the agent drains). Three in a row fail it."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running task asks for: ``key`` of task ``name`` of its run (``""``: of whichever task
+    pushed it last), or variable ``name``."""
+
+    kind: Literal["xcom", "variable"]
+    name: Text
+    key: Text = ""
+
+
+class Ask(Event, frozen=True, kw_only=True, tag="ask"):
+    """The task of a live token asks for these; resent until answered. It reads of its own run
+    only."""
+
+    kind: ClassVar[str] = "ask"
+    token: Number
+    request: Number
+    """Unique within one agent process."""
+    wanted: Annotated[tuple[Wanted, ...], msgspec.Meta(min_length=1, max_length=10_000)]
+
+
+class PieceName(msgspec.Struct, frozen=True, array_like=True):
+    """Which piece of which blob; pieces are counted from 0."""
+
+    digest: Digest
+    number: Count
+
+
+class PiecesWanted(Event, frozen=True, kw_only=True, tag="pieces_wanted"):
+    """Send these pieces of a bundle's files, or of its manifest (whose digest is the bundle's id).
+    Few at a time, and again until they come."""
+
+    kind: ClassVar[str] = "pieces_wanted"
+    bundle: Digest
+    pieces: tuple[PieceName, ...]
 
 
 class Goodbye(Event, frozen=True, kw_only=True, tag="goodbye"):
@@ -185,6 +239,40 @@ class Answered(Reply, frozen=True, kw_only=True, tag="answered"):
 
 class HelloWanted(Reply, frozen=True, kw_only=True, tag="hello_wanted"):
     """The dispatcher does not know this session: its hello was lost. Say it again."""
+
+
+class Stop(Reply, frozen=True, kw_only=True, tag="stop"):
+    """Somebody wants this token's task to end: kill it, and report how it ended. Repeated for as
+    long as heartbeats list the token."""
+
+    token: Number
+    reason: str
+
+
+class Answer(Reply, frozen=True, kw_only=True, tag="answer"):
+    """To an :class:`Ask`: for the first of what was wanted, as many as fit into a message, a list
+    with the JSON value or, where there is none, an empty one. ``error``: it is not answered."""
+
+    request: int
+    values: tuple[tuple[msgspec.Raw, ...], ...] = ()
+    error: str = ""
+
+
+class Piece(Reply, frozen=True, kw_only=True, tag="piece"):
+    """One piece of a blob of ``size`` bytes in all (``flow.bundle.PIECE_BYTES`` each, the last one
+    what is left)."""
+
+    digest: Digest
+    number: Count
+    size: Number
+    data: bytes
+
+
+class NoPiece(Reply, frozen=True, kw_only=True, tag="no_piece"):
+    """The dispatcher does not have this piece, and asking again will not help."""
+
+    digest: Digest
+    number: Count
 
 
 class SessionEnded(Reply, frozen=True, kw_only=True, tag="session_ended"):
@@ -234,8 +322,9 @@ class LogChunk(Message, frozen=True, kw_only=True, tag="log"):
 _TYPES: dict[str, type[Message]] = {
     str(cls.__struct_config__.tag): cls
     for cls in (
-        *(Task, Hello, Claim, Heartbeat, Started, Finished, Release, Goodbye),
-        *(Grant, Deny, Answered, HelloWanted, SessionEnded),
+        *(Task, Hello, Claim, Heartbeat, Started, Finished, Release, PiecesWanted, Goodbye),
+        *(Piece, NoPiece, Ask, Answer),
+        *(Grant, Deny, Answered, HelloWanted, Stop, SessionEnded),
         *(Probe, Marker, Wake, LogChunk),
     )
 }

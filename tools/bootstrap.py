@@ -75,7 +75,7 @@ def _pip(*arguments: str) -> None:
 
 
 def ensure_services() -> None:
-    """Make sure that RabbitMQ and PostgreSQL are installed; the tests start their own instances."""
+    """Make sure that RabbitMQ, PostgreSQL and tmux are there; the tests start their own ones."""
     _apt_install(_missing_services)
     if _missing_services():
         raise BootstrapFailed(f"expected {' and '.join(_missing_services())}, still missing")
@@ -87,6 +87,8 @@ def _missing_services() -> list[str]:
         missing.append("rabbitmq-server")
     if not any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) and not shutil.which("initdb"):
         missing.append("postgresql")
+    if not shutil.which("tmux"):  # a test looks at the board in it
+        missing.append("tmux")
     return missing
 
 

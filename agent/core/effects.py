@@ -57,6 +57,14 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Relay:
+    """Give the task that made *request* its answer."""
+
+    request: int
+    answer: wire.Answer
+
+
+@dataclass(frozen=True, slots=True)
 class Fence:
     """Kill everything but *keep*, prove it dead, fsync a session above all before and above
     *above*, say ``Fenced``."""
@@ -110,6 +118,7 @@ Effect = (
     | Reconnect
     | Start
     | Kill
+    | Relay
     | Fence
     | SetDeadline
     | Spool

@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.core.events import ProcessEnded
+from agent.core.events import Outcome, ProcessEnded
 from flow.wire import Task
 
 #: The reason of kills by which the agent, not the task, came to an end.
@@ -17,10 +17,12 @@ STOPPED = "the agent was stopped while the task ran"
 class Ending:
     """``released``: the token goes back without a result and the task may run again."""
 
-    state: Literal["success", "failed", "released"]
+    state: Literal["success", "failed", "skipped", "released"]
     reason: str = ""
     fault: bool = False
     """Released because it could not be started here."""
+    told: Outcome | None = None
+    """What the task's process said, where that counts."""
 
 
 def judge(task: Task, ended: ProcessEnded, *, lapsed: bool) -> Ending:
@@ -41,9 +43,24 @@ def judge(task: Task, ended: ProcessEnded, *, lapsed: bool) -> Ending:
         return Ending("failed", ended.killed)
     if ended.signal is not None:
         return Ending("failed", f"killed by {_signal_name(ended.signal)}")
-    if ended.exit_code == 0:
-        return Ending("success")
-    return Ending("failed", f"exit code {ended.exit_code}")
+    return _exited(task, ended.exit_code, ended.outcome)
+
+
+def _exited(task: Task, exit_code: int | None, told: Outcome | None) -> Ending:
+    """It ended by itself. Where its exit code and its own word differ, the worse one counts."""
+    if exit_code != 0:
+        if told is not None and told.state == "failed":
+            return Ending("failed", told.reason or f"exit code {exit_code}", told=told)
+        return Ending("failed", f"exit code {exit_code}")
+    if told is not None:
+        return Ending(told.state, told.reason, told=told)
+    if task.operator == "python":
+        return Ending(
+            "failed",
+            "its process ended with exit code 0 and without a result; does it call os._exit, or is "
+            "its interpreter no Python?",
+        )
+    return Ending("success")
 
 
 def _signal_name(number: int) -> str:

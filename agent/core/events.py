@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-from flow.wire import Reply, Task
+from msgspec import Raw
+
+from flow.wire import Reply, Task, Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,31 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Ready:
+    """What a token's start waited for has come: the task may start, if it still may."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessStarted:
     """The process of a token exists. ``started_at`` is seconds since the epoch."""
 
     token: int
     pid: int
     started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a task's process itself said of how it came out."""
+
+    state: Literal["success", "failed", "skipped"]
+    reason: str = ""
+    xcom: Mapping[str, Raw] = field(default_factory=dict)
+    follow: tuple[str, ...] | None = None
+    stop: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +102,16 @@ class ProcessEnded:
     """Why it was being killed when it ended; empty when it ended by itself."""
     fault: bool = False
     """``error`` is this node's, not the task's: another agent may be able to run it."""
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The task of a running token asks for something. ``request`` is unique."""
+
+    token: int
+    request: int
+    wanted: tuple[Wanted, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +149,10 @@ Event = (
     | Received
     | Confirmed
     | Refused
+    | Ready
     | ProcessStarted
     | ProcessEnded
+    | Asked
     | Spooled
     | LeaseFired
     | Interrupt

@@ -56,8 +56,10 @@ class Core:
             on.Received: self._on_received,
             on.Confirmed: self._on_confirmed,
             on.Refused: self._on_refused,
+            on.Ready: self._on_ready,
             on.ProcessStarted: self._on_process_started,
             on.ProcessEnded: self._on_process_ended,
+            on.Asked: self.work.asks.asked,
             on.Spooled: self._on_spooled,
             on.LeaseFired: self._on_lease_fired,
             on.Interrupt: self._on_interrupt,
@@ -67,7 +69,9 @@ class Core:
             wire.Grant: self._on_grant,
             wire.Deny: self._on_deny,
             wire.Answered: self._on_answered,
+            wire.Answer: lambda answer, _: self.work.asks.answered(answer, self._out),
             wire.HelloWanted: self._on_hello_wanted,
+            wire.Stop: self._on_stop,
             wire.SessionEnded: self._on_session_ended,
         }
 
@@ -213,12 +217,20 @@ class Core:
         if self.greeted and now >= self._hello_sent + self._settings.hello_interval:
             self.greeted, self._hello_due = False, now
 
+    def _on_stop(self, stop: wire.Stop, _: float) -> None:
+        self.work.stop(stop.token, stop.reason, self._out)
+
     def _on_session_ended(self, ended: wire.SessionEnded, now: float) -> None:
         self._hello_not_before = now + self._settings.ended_pause
         reason = f"the dispatcher ended it: {ended.reason}"
         self._lapse(reason, above=ended.last_session)
 
     # -- processes -----------------------------------------------------------------------------
+
+    def _on_ready(self, event: on.Ready, now: float) -> None:
+        if not self.fenced:  # otherwise it was forgotten
+            refusal = "the agent drains" if self._departure is not None else ""
+            self.work.ready(event.token, now, self._out, refusal=refusal)
 
     def _on_process_started(self, event: on.ProcessStarted, now: float) -> None:
         run = self.work.running.get(event.token)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from agent.core import effects as do
+from agent.core.asks import Asks
 from agent.core.ending import judge
-from agent.core.events import Delivered, ProcessEnded, Spooled
+from agent.core.events import Delivered, Outcome, ProcessEnded, Spooled
 from agent.core.settings import Settings
 from flow import wire
 
@@ -40,6 +41,9 @@ class Running:
     task: wire.Task
     session: int
     handle: int | None
+    grant: wire.Grant
+    stopping: bool = False
+    """Somebody wants it to end, and it has been told."""
 
 
 @dataclass(slots=True)
@@ -75,6 +79,7 @@ class Work:
             finished.token: Result(finished, None, 0.0, spooled=True) for finished in spooled
         }
         self.releases: dict[int, Returned] = {}
+        self.asks = Asks(settings.name, settings.result_interval)
         self._ended: dict[int, int] = {}
         self._settings = settings
 
@@ -113,7 +118,7 @@ class Work:
             if claim.handle is not None:
                 out.append(do.Ack(claim.handle))
             return
-        self.running[grant.token] = Running(claim.task, session, claim.handle)
+        self.running[grant.token] = Running(claim.task, session, claim.handle, grant)
         out.append(do.Start(claim.task, grant))
 
     def denied(self, deny: wire.Deny, out: list[do.Effect]) -> None:
@@ -131,7 +136,27 @@ class Work:
             if result.handle is not None:
                 out.append(do.Ack(result.handle))
 
+    def stop(self, token: int, reason: str, out: list[do.Effect]) -> None:
+        """Somebody wants the task to end. Said again until it has; told to it once."""
+        run = self.running.get(token)
+        if run is not None and not run.stopping:
+            run.stopping = True
+            out.append(do.Kill(token, self._settings.kill_grace, reason))
+
     # -- what happens here ---------------------------------------------------------------------
+
+    def ready(self, token: int, now: float, out: list[do.Effect], *, refusal: str) -> None:
+        """What the token's start waited for is there. *refusal*: why nothing may start now."""
+        run = self.running.get(token)
+        if run is None:
+            return
+        if not refusal:
+            out.append(do.Start(run.task, run.grant))
+            return
+        del self.running[token]
+        self._return(run.task.task_instance_id, token, refusal, now)
+        if run.handle is not None:
+            out.append(do.Ack(run.handle))
 
     def process_ended(
         self, event: ProcessEnded, now: float, out: list[do.Effect], *, session: int | None
@@ -149,6 +174,7 @@ class Work:
             if run.handle is not None:
                 out.append(do.Ack(run.handle))
             return
+        told = ending.told or Outcome("failed")
         finished = wire.Finished(
             agent=self._settings.name,
             session=run.session,
@@ -160,6 +186,10 @@ class Work:
             reason=ending.reason,
             started_at=event.started_at,
             ended_at=event.ended_at,
+            follow=told.follow,
+            stop=told.stop,
+            final=told.final,
+            xcom=dict(told.xcom),
         )
         self.results[event.token] = Result(finished, run.handle, now)
         out.append(do.Spool(finished))
@@ -220,6 +250,7 @@ class Work:
         items += [*self.results.values(), *self.releases.values()]
         for item in items:
             item.due = now
+        self.asks.resend_all(now)
 
     def due(self, now: float, *, session: int, draining: bool) -> Iterator[wire.Event]:
         """The messages to send now; each is due again after its interval."""
@@ -231,6 +262,7 @@ class Work:
             if returned.due <= now:
                 returned.due = now + self._settings.result_interval
                 yield replace(returned.message, session=session)
+        yield from self.asks.due(now, session=session, live=self.running.__contains__)
         free = 0 if draining else self._settings.slots - len(self.running)
         for claim in self.claims.values():
             if claim.due <= now:
@@ -243,6 +275,7 @@ class Work:
         times = [result.due for result in self.results.values() if result.spooled]
         times += [returned.due for returned in self.releases.values()]
         times += [claim.due for claim in self.claims.values()]
+        times += self.asks.next_due()
         return min(times, default=None)
 
     @property

@@ -6,13 +6,16 @@ with a fencing token that only grows. A result is accepted under the live token 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from dispatcher.core.moves import Ending, end_token, move_task
+from dispatcher.core import xcoms
+from dispatcher.core.moves import Ending, Wished, end_token, move_task
 from dispatcher.core.placing import make_ready, park, unpark
-from dispatcher.core.records import OpenTry, TaskRow
-from dispatcher.core.runs import after_failure, after_success, retry_delay, schedule, settle
+from dispatcher.core.records import OpenTry, TaskRow, Wish
+from dispatcher.core.runs import after_end, retry_delay, schedule, settle, skip_below
 from dispatcher.core.state import Agent, Effects, Instant, State
+from dispatcher.core.wishes import run_again
 from flow.states import TaskEvent, TaskState
 from flow.wire import Answered, Claim, Deny, Finished, Grant, Release
 
@@ -24,7 +27,7 @@ def claim(state: State, agent: Agent, message: Claim, now: Instant, out: Effects
         _deny(agent, message, "this try is over", out)
     elif task.state is TaskState.RUNNING and agent.tokens.get(task.token) == task.id:
         # The grant was lost on its way: the same claim gets the same answer.
-        _send_grant(agent, task, now, out)
+        _send_grant(state, agent, task, now, out)
     elif task.state is not TaskState.QUEUED:
         _deny(agent, message, f"it is {task.state}", out)
     elif task.queue not in agent.row.queues:
@@ -65,11 +68,15 @@ def finished(state: State, agent: Agent, message: Finished, now: Instant, out: E
         started_at=_moment(message.started_at),
         ended_at=_moment(message.ended_at),
     )
-    if message.state == "success":
-        end_token(state, task, TaskEvent.SUCCEED, ending, now, out)
-        after_success(state, task, now, out)
-    else:
-        _fail_or_retry(state, task, ending, now, out)
+    xcoms.keep(state, task, message, now, out)
+    match message.state:
+        case "success":
+            _succeed(state, task, message, ending, now, out)
+        case "skipped":
+            wished = end_token(state, task, TaskEvent.SKIP, ending, now, out)
+            conclude(state, task, wished, now, out)
+        case "failed":
+            _fail_or_retry(state, task, ending, now, out, final=message.final)
     slot_freed(state, agent)
 
 
@@ -86,8 +93,8 @@ def released(state: State, agent: Agent, message: Release, now: Instant, out: Ef
     if releases >= state.rules.max_releases:
         reason = f"given back {releases} times: {message.reason}"
         ending = Ending(outcome="failed", actor=actor, reason=reason)
-        end_token(state, task, TaskEvent.FAIL, ending, now, out, releases=releases)
-        after_failure(state, task, now, out)
+        wished = end_token(state, task, TaskEvent.FAIL, ending, now, out, releases=releases)
+        conclude(state, task, wished, now, out)
     else:
         ending = Ending(outcome="released", actor=actor, reason=message.reason)
         delay = state.rules.release_backoff * releases if message.fault else 0.0
@@ -95,13 +102,35 @@ def released(state: State, agent: Agent, message: Release, now: Instant, out: Ef
     slot_freed(state, agent)
 
 
-def _fail_or_retry(state: State, task: TaskRow, ending: Ending, now: Instant, out: Effects) -> None:
+def conclude(state: State, task: TaskRow, wished: Wished, now: Instant, out: Effects) -> None:
+    """A token has ended, and its task with it, unless somebody wants it to run again."""
+    if wished.wish is Wish.CLEAR:
+        run_again(state, task, wished.actor, now, out)
+    else:
+        after_end(state, task, now, out)
+
+
+def _succeed(
+    state: State, task: TaskRow, message: Finished, ending: Ending, now: Instant, out: Effects
+) -> None:
+    # A success that arrives before the kill stays a success.
+    wished = end_token(state, task, TaskEvent.SUCCEED, ending, now, out)
+    if wished.wish is not Wish.CLEAR and (message.stop or message.follow is not None):
+        skip_below(state, task, None if message.stop else message.follow, now, out)
+    conclude(state, task, wished, now, out)
+
+
+def _fail_or_retry(
+    state: State, task: TaskRow, ending: Ending, now: Instant, out: Effects, *, final: bool
+) -> None:
     """End the token of a task that failed by itself: another try if it has retries left."""
     run = state.run_of(task)
     failures = task.failures + 1
-    if failures > run.plan.tasks[task.task_id].retries:
-        end_token(state, task, TaskEvent.FAIL, ending, now, out, failures=failures)
-        after_failure(state, task, now, out)
+    if task.wish is Wish.CANCEL:
+        ending = replace(ending, reason=f"cancelled by {task.wish_by}")
+    if task.wish or final or failures > run.plan.tasks[task.task_id].retries:
+        wished = end_token(state, task, TaskEvent.FAIL, ending, now, out, failures=failures)
+        conclude(state, task, wished, now, out)
         return
     delay = retry_delay(run, task)
     end_token(
@@ -131,7 +160,11 @@ def put_off(
 ) -> None:
     """End the token and schedule another try, which does not count against ``retries``."""
     run = state.run_of(task)
-    end_token(
+    if task.wish is Wish.CANCEL:
+        ending = replace(ending, reason=f"cancelled by {task.wish_by}; {ending.reason}")
+        conclude(state, task, end_token(state, task, TaskEvent.FAIL, ending, now, out), now, out)
+        return
+    wished = end_token(
         state,
         task,
         event,
@@ -142,6 +175,9 @@ def put_off(
         not_before=now.wall + timedelta(seconds=delay) if delay else None,
         **values,
     )
+    if wished.wish is Wish.CLEAR:
+        run_again(state, task, wished.actor, now, out)
+        return
     if delay > 0:
         state.wake_at(now.mono + delay, task)
     else:
@@ -165,7 +201,7 @@ def resend_grants(
         if token in running or task.session != agent.row.session:
             continue
         if now.mono - agent.granted.get(token, now.mono) > agent.row.lease / 4:
-            _send_grant(agent, task, now, out)
+            _send_grant(state, agent, task, now, out)
 
 
 def retry_due(state: State, task: TaskRow, now: Instant, out: Effects) -> None:
@@ -199,16 +235,17 @@ def _grant(state: State, agent: Agent, task: TaskRow, now: Instant, out: Effects
         )
     )
     agent.tokens[token] = task.id
-    _send_grant(agent, task, now, out)
+    _send_grant(state, agent, task, now, out)
 
 
-def _send_grant(agent: Agent, task: TaskRow, now: Instant, out: Effects) -> None:
+def _send_grant(state: State, agent: Agent, task: TaskRow, now: Instant, out: Effects) -> None:
     agent.granted[task.token] = now.mono
     grant = Grant(
         session=agent.row.session,
         task_instance_id=task.id,
         try_number=task.try_number,
         token=task.token,
+        inputs=xcoms.inputs(state, task),
     )
     out.replies.append((agent.row.name, grant))
 

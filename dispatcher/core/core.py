@@ -7,17 +7,17 @@ and the state rebuilt from the database: memory runs ahead of the commit.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from dispatcher.core import claims, reconcile, requests, sessions
+from dispatcher.core import claims, reconcile, requests, scheduling, sessions, wishes, xcoms
 from dispatcher.core.moves import IllegalTransition
 from dispatcher.core.placing import make_ready, place_all, publication
 from dispatcher.core.plan import Plan
-from dispatcher.core.records import DagRow, Intent, Snapshot, TaskRow
+from dispatcher.core.records import DagRow, Intent, LoadedRun, Snapshot, TaskRow
 from dispatcher.core.runs import start_waiting_runs
 from dispatcher.core.state import Effects, Instant, Rules, State, rebuild
 from flow import wire
-from flow.states import TaskState
+from flow.states import RUN_TERMINAL, TaskState
 
 __all__ = ["Core", "Effects", "IllegalTransition", "Instant", "Rules"]
 
@@ -50,7 +50,7 @@ class Core:
             case wire.Marker() if message.reign == self.state.reign:
                 sessions.marker_returned(self.state, message.number, now, out)
                 reconcile.marker_returned(self.state, message.number)
-        place_all(self.state, now, out)
+        self._follow_up(now, out)
         return out
 
     def _agent_event(self, message: wire.Event, now: Instant, out: Effects) -> None:
@@ -67,22 +67,55 @@ class Core:
             case wire.Heartbeat():
                 sessions.heartbeat(agent, message)
                 claims.resend_grants(self.state, agent, set(message.tokens), now, out)
+                wishes.repeat(self.state, agent, message.tokens, out)
+            case wire.Ask():
+                xcoms.ask(self.state, agent, message, out)
             case wire.Goodbye():
                 sessions.goodbye(self.state, agent, now, out)
 
-    def request(self, intents: Sequence[Intent], now: Instant) -> Effects:
-        """Carry out what commands asked for; each intent once."""
+    def wanted_runs(self, intents: Sequence[Intent]) -> dict[int, tuple[str, str]]:
+        """By intent: ``(dag_id, run_id)`` of runs to load for :meth:`request`, since they have
+        ended or do not exist."""
+        return {
+            intent.id: requests.run_named(intent.arguments)
+            for intent in intents
+            if intent.kind in ("clear", "cancel")
+            and requests.active_run(self.state, intent) is None
+        }
+
+    def request(
+        self,
+        intents: Sequence[Intent],
+        now: Instant,
+        loaded: Mapping[int, LoadedRun | None] | None = None,
+    ) -> Effects:
+        """Carry out what commands asked for; each intent once. *loaded* has the runs that
+        :meth:`wanted_runs` named, by intent (``None``: there is no such run).
+
+        An intent whose run ended while *loaded* was being read is left for the next time.
+        """
         out = Effects()
+        loaded = loaded or {}
+        outdated = self.wanted_runs(intents).keys() - {
+            key for key, run in loaded.items() if run is None or run.run.state in RUN_TERMINAL
+        }
         for intent in intents:
-            if intent.id not in self.state.seen_intents:
+            if intent.id not in self.state.seen_intents | outdated:
                 self.state.seen_intents.add(intent.id)
-                requests.carry_out(self.state, intent, now, out)
-        place_all(self.state, now, out)
+                requests.carry_out(self.state, intent, loaded.get(intent.id), now, out)
+        self._follow_up(now, out)
         return out
 
+    def _follow_up(self, now: Instant, out: Effects) -> None:
+        """Whatever happened may have made room: for runs that are due, then for tasks."""
+        scheduling.advance(self.state, now, out)
+        place_all(self.state, now, out)
+
     def dags_changed(self, rows: Sequence[DagRow]) -> None:
-        """DAG versions that were just recorded; new runs take them."""
+        """DAG versions that were just recorded; new runs take them. :meth:`next_wakeup` is now:
+        they may be due."""
         for row in rows:
+            self.state.agenda.unsettled.add(row.dag_id)
             self.state.plans.setdefault(row.version_id, Plan.of(row.spec))
             self.state.dags[row.dag_id] = row
 
@@ -96,7 +129,7 @@ class Core:
             if task is not None and task.try_number == try_number:
                 self._delay_passed(task, now, out)
         sessions.check_leases(self.state, now, out)
-        place_all(self.state, now, out)
+        self._follow_up(now, out)
         return out
 
     def _delay_passed(self, task: TaskRow, now: Instant, out: Effects) -> None:
@@ -119,7 +152,7 @@ class Core:
 
     def next_wakeup(self) -> float | None:
         """When (mono) :meth:`tick` next has something to do; ``None``: not without an event."""
-        due = [sessions.next_lease_check(self.state)]
+        due = [sessions.next_lease_check(self.state), self.state.agenda.wakeup()]
         if self.state.timers:
             due.append(self.state.timers[0][0])
         return min((moment for moment in due if moment is not None), default=None)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from dispatcher.core.records import CloseTry, MoveRun, MoveTask, RunRow, TaskRow
+from dispatcher.core.records import CloseTry, MoveRun, MoveTask, RunRow, TaskRow, Wish
 from dispatcher.core.state import Effects, Instant, State
 from flow.states import (
     ACTIVE,
@@ -15,6 +15,7 @@ from flow.states import (
     TASK_TRANSITIONS,
     TERMINAL,
     RunEvent,
+    RunState,
     TaskEvent,
     TaskState,
 )
@@ -52,7 +53,7 @@ def move_task(
         setattr(task, name, value)
     task.state = target
     run = state.run_of(task)
-    run.unfinished -= target in TERMINAL
+    run.unfinished += (source in TERMINAL) - (target in TERMINAL)
     dag_id = run.row.dag_id
     state.active_tasks[dag_id] += (target in ACTIVE) - (source in ACTIVE)
     if source is TaskState.QUEUED:
@@ -86,6 +87,13 @@ class Ending:
     ended_at: datetime | None = None
 
 
+class Wished(NamedTuple):
+    """A wish that was on a token, and whose it is."""
+
+    wish: Wish
+    actor: str
+
+
 def end_token(
     state: State,
     task: TaskRow,
@@ -94,8 +102,14 @@ def end_token(
     now: Instant,
     out: Effects,
     **values: Any,
-) -> None:
-    """End the live token of a running *task*: its holder's slot is free, its try is closed."""
+) -> Wished:
+    """End the live token of a running *task*: its holder's slot is free, its try is closed.
+
+    Returns what was wished of it; the caller fulfils that now.
+    """
+    wished = Wished(task.wish, task.wish_by)
+    if task.wish:
+        values |= {"wish": Wish.NONE, "wish_by": ""}
     if task.agent is not None:
         holder = state.agents[task.agent]
         holder.tokens.pop(task.token, None)
@@ -114,6 +128,7 @@ def end_token(
         )
     )
     move_task(state, task, event, now, out, actor=ending.actor, reason=ending.reason, **values)
+    return wished
 
 
 def move_run(
@@ -126,10 +141,14 @@ def move_run(
     source, run.state = run.state, target
     if target in RUN_TERMINAL:
         run.end_date = now.wall
-        state.active_runs[run.dag_id] -= 1
-    else:
+        state.agenda.run_ended(run.dag_id)
+    elif target is RunState.RUNNING:
         run.start_date = now.wall
-        state.active_runs[run.dag_id] = state.active_runs.get(run.dag_id, 0) + 1
+    else:
+        run.start_date = run.end_date = None
+        run.cancelled_by = ""
+    step = (target is RunState.RUNNING) - (source is RunState.RUNNING)
+    state.active_runs[run.dag_id] = state.active_runs.get(run.dag_id, 0) + step
     out.writes.append(
         MoveRun(
             run_pk=run.id,

@@ -7,6 +7,7 @@ a task of higher priority that turns up later overtakes all but those few.
 from __future__ import annotations
 
 import heapq
+from datetime import datetime
 
 from dispatcher.core.moves import move_task
 from dispatcher.core.records import TaskRow
@@ -20,13 +21,17 @@ def make_ready(state: State, task: TaskRow) -> None:
     heapq.heappush(state.queue(task.queue).ready, _rank(state, task))
 
 
-def place(state: State, name: str, now: Instant, out: Effects) -> None:
-    """Queue the best of a queue's scheduled tasks while it has room."""
+def place(state: State, name: str, now: Instant, out: Effects, most: int | None = None) -> int:
+    """Queue the best of a queue's scheduled tasks while it has room, *most* at the most; how many
+    it were."""
     queue = state.queue(name)
     room = sum(agent.free for agent in state.serving(name)) - len(queue.queued)
     if not queue.parked:
         room += state.rules.lookahead
-    while room > 0 and queue.ready:
+    if most is not None:
+        room = min(room, most)
+    placed = 0
+    while placed < room and queue.ready:
         task = state.tasks.get(heapq.heappop(queue.ready)[2])
         if task is None or task.state is not TaskState.SCHEDULED:
             continue
@@ -37,14 +42,31 @@ def place(state: State, name: str, now: Instant, out: Effects) -> None:
         move_task(state, task, TaskEvent.QUEUE, now, out, queued_at=now.wall)
         queue.queued.add(task.id)
         out.publications.append(publication(state, task))
-        room -= 1
+        placed += 1
+    return placed
 
 
 def place_all(state: State, now: Instant, out: Effects) -> None:
     """:func:`place` for every queue with something to publish."""
+    if state.rules.parallelism:
+        room = state.rules.parallelism - sum(state.active_tasks.values())
+        _place_best(state, room, now, out)
+        return
     for name, queue in state.queues.items():
         if queue.ready:
             place(state, name, now, out)
+
+
+def _place_best(state: State, room: int, now: Instant, out: Effects) -> None:
+    """Queue the *room* best tasks of all queues, one by one: what is left over stays ready, and is
+    looked at again with the next event."""
+    open_queues = [queue for queue in state.queues.values() if queue.ready]
+    while room > 0 and open_queues:
+        best = min(open_queues, key=lambda queue: queue.ready[0])
+        placed = place(state, best.name, now, out, most=1)
+        room -= placed
+        if not placed or not best.ready:
+            open_queues.remove(best)
 
 
 def publication(state: State, task: TaskRow) -> Task:
@@ -63,7 +85,17 @@ def publication(state: State, task: TaskRow) -> Task:
         arguments=dict(spec.arguments),
         execution_timeout=spec.execution_timeout,
         on_agent_lost=spec.on_agent_lost,
+        logical_date=_iso(run.row.logical_date),
+        data_interval_start=_iso(run.row.data_interval_start),
+        data_interval_end=_iso(run.row.data_interval_end),
+        bundle=run.row.bundle,
+        dag_file=run.plan.spec.file or None,
+        line=spec.line,
     )
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment is not None else None
 
 
 def park(state: State, task: TaskRow) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from flow.dagspec import DagSpec, TaskSpec
@@ -28,11 +28,19 @@ class Plan:
 
     def all_below(self, task_id: str) -> Iterator[str]:
         """Every task that depends on *task_id*, directly or not, each once."""
-        seen: set[str] = set()
-        stack = list(self.downstream[task_id])
-        while stack:
-            name = stack.pop()
-            if name not in seen:
-                seen.add(name)
-                stack += self.downstream[name]
-                yield name
+        return _reached(task_id, lambda name: self.downstream[name])
+
+    def all_above(self, task_id: str) -> Iterator[str]:
+        """Every task that *task_id* depends on, directly or not, each once."""
+        return _reached(task_id, lambda name: self.tasks[name].upstream)
+
+
+def _reached(start: str, following: Callable[[str], Iterable[str]]) -> Iterator[str]:
+    seen: set[str] = set()
+    stack = list(following(start))
+    while stack:
+        name = stack.pop()
+        if name not in seen:
+            seen.add(name)
+            stack += following(name)
+            yield name

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from flow.dagspec import DagSpec
+from flow.schedules import Interval
 from flow.states import RunEvent, RunState, TaskEvent, TaskState
 
 
@@ -19,6 +20,21 @@ class AgentState(StrEnum):
     SILENT = "silent"  # heartbeats are missing, the lease may still hold
     LOST = "lost"  # taken over
     OFFLINE = "offline"  # said goodbye
+
+
+class Wish(StrEnum):
+    """What somebody wants of a running task instance. Its token is asked to end, never taken."""
+
+    NONE = ""
+    CANCEL = "cancel"
+    CLEAR = "clear"
+
+
+class RunType(StrEnum):
+    """Who asked for a run."""
+
+    MANUAL = "manual"
+    SCHEDULED = "scheduled"
 
 
 # -- rows --------------------------------------------------------------------------------------
@@ -34,22 +50,32 @@ class DagRow:
     paused: bool = False
     active: bool = True
     """False once its file no longer holds it."""
+    bundle: str | None = None
+    """The DAG folder as it was when its file was last read: what new runs take."""
 
 
 @dataclass(slots=True, kw_only=True)
 class RunRow:
-    """One DAG run. It keeps the version it started with."""
+    """One DAG run. It keeps the version and the bundle it started with."""
 
     id: int
     dag_id: str
     run_id: str
     version_id: int
+    bundle: str | None = None
     state: RunState
     conf: Mapping[str, Any] = field(default_factory=dict)
+    run_type: RunType = RunType.MANUAL
     logical_date: datetime | None = None
+    data_interval_start: datetime | None = None
+    data_interval_end: datetime | None = None
+    previous_pk: int | None = None
+    """The DAG's run by schedule before this one; for runs by schedule."""
     created_at: datetime
     start_date: datetime | None = None
     end_date: datetime | None = None
+    cancelled_by: str = ""
+    """Who wants it to end; empty: nobody."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,6 +103,9 @@ class TaskRow:
     start_date: datetime | None = None
     end_date: datetime | None = None
     reason: str = ""
+    wish: Wish = Wish.NONE
+    """What is to become of it once its live token ends."""
+    wish_by: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,14 +126,35 @@ class AgentRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedRun:
+    """A run that has ended, with all its task instances and the version it kept."""
+
+    run: RunRow
+    tasks: tuple[TaskRow, ...]
+    spec: DagSpec
+    past: frozenset[str] = frozenset()
+    """Tasks that did not succeed in the run before it, if that has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A command's request. ``kind`` is ``trigger``, ``pause`` or ``unpause``."""
+    """A command's request: ``kind`` is trigger, pause, unpause, clear or cancel."""
 
     id: int
     kind: str
     arguments: Mapping[str, Any]
-    """trigger: ``dag_id, run_id, conf``; pause, unpause: ``dag_id``; all: ``actor``, who asked."""
+    """trigger: ``dag_id, run_id, conf``; pause, unpause: ``dag_id``; cancel:
+    ``dag_id, run_id``; clear: ``dag_id, run_id, task_id, upstream, downstream, failed``; all:
+    ``actor``, who asked."""
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastScheduled:
+    """The latest run that a DAG's schedule has made."""
+
+    run_pk: int
+    interval: Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +168,10 @@ class Snapshot:
     runs: tuple[RunRow, ...] = ()
     tasks: tuple[TaskRow, ...] = ()
     agents: tuple[AgentRow, ...] = ()
+    last_scheduled: Mapping[str, LastScheduled] = field(default_factory=dict)
+    """Per DAG, active or not."""
+    past: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    """By ended run that the next one of its DAG may depend on: the tasks that did not succeed."""
     last_run_pk: int = 0
     last_task_pk: int = 0
     last_token: int = 0
@@ -137,7 +191,8 @@ class InsertRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveRun:
-    """A run's transition, guarded by ``id`` and ``source``; leaves a line in the audit."""
+    """A run's transition, guarded by ``id`` and ``source``; leaves a line in the audit. Starting,
+    ending and restarting set or forget its dates, restarting forgets ``cancelled_by``."""
 
     run_pk: int
     event: RunEvent
@@ -169,6 +224,29 @@ class MoveTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetWish:
+    """Somebody wants a running task instance to end; guarded by its live ``token``. Leaves a line
+    in the audit."""
+
+    task_pk: int
+    token: int
+    wish: Wish
+    actor: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetCancelled:
+    """Somebody wants a run to end (``by``), or no longer (``by`` is empty). Leaves a line in the
+    audit."""
+
+    run_pk: int
+    by: str
+    actor: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenTry:
     """A claim was granted: a try begins. (task_pk, try_number) is unique."""
 
@@ -197,6 +275,16 @@ class CloseTry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SaveXcoms:
+    """What a try has pushed, by key, as JSON texts: in the place of all that its task instance
+    had."""
+
+    task_pk: int
+    values: Mapping[str, str]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SaveAgent:
     """Insert or replace the agent's row, and the row of its session when that is new."""
 
@@ -222,6 +310,13 @@ class TouchAgents:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TouchLeader:
+    """The dispatcher was there and could write at this moment, for display only."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetPaused:
     """Pause or unpause a DAG; leaves a line in the audit."""
 
@@ -244,11 +339,15 @@ Write = (
     InsertRun
     | MoveRun
     | MoveTask
+    | SetWish
+    | SetCancelled
     | OpenTry
     | CloseTry
+    | SaveXcoms
     | SaveAgent
     | EndSession
     | TouchAgents
+    | TouchLeader
     | SetPaused
     | CloseIntent
 )

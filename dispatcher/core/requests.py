@@ -2,49 +2,154 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+from dispatcher.core import wishes
 from dispatcher.core.placing import release_held
-from dispatcher.core.records import CloseIntent, DagRow, Intent, SetPaused
+from dispatcher.core.records import CloseIntent, DagRow, Intent, LoadedRun, SetPaused
 from dispatcher.core.runs import create_run, start_waiting_runs
-from dispatcher.core.state import Effects, Instant, State
+from dispatcher.core.scheduling import SCHEDULED
+from dispatcher.core.state import ActiveRun, Effects, Instant, State
+from flow.errors import nearest
 
 
-def carry_out(state: State, intent: Intent, now: Instant, out: Effects) -> None:
-    """Carry *intent* out, or close it with the reason why not."""
+class Refused(Exception):
+    """Why a request is not carried out, in words for its author."""
+
+
+def carry_out(
+    state: State, intent: Intent, loaded: LoadedRun | None, now: Instant, out: Effects
+) -> None:
+    """Carry *intent* out, or close it with the reason why not.
+
+    *loaded* is the run that it names, where that has ended and is no longer in memory.
+    """
     error = ""
-    dag_id = intent.arguments.get("dag_id")
-    dag = state.dags.get(dag_id) if isinstance(dag_id, str) else None
-    if dag is None or not dag.active:
-        error = f"dag {dag_id!r}: expected an active DAG; see `flow dags list`"
-    elif intent.kind == "trigger":
-        error = _trigger(state, dag, intent, now, out)
-    elif intent.kind in ("pause", "unpause"):
-        _set_paused(state, dag, intent, now, out)
-    else:
-        error = f"intent: expected trigger, pause or unpause, got {intent.kind!r}"
-    out.writes.append(CloseIntent(intent_id=intent.id, at=now.wall, error=error))
-    if error:
+    try:
+        _find(intent.kind)(state, intent, loaded, now, out)
+    except Refused as refused:
+        error = str(refused)
         out.notes.append(f"intent {intent.id} is refused: {error}")
+    out.writes.append(CloseIntent(intent_id=intent.id, at=now.wall, error=error))
 
 
-def _trigger(state: State, dag: DagRow, intent: Intent, now: Instant, out: Effects) -> str:
+def _trigger(state: State, intent: Intent, _: LoadedRun | None, now: Instant, out: Effects) -> None:
+    dag = _active_dag(state, intent)
     run_id, conf = intent.arguments.get("run_id"), intent.arguments.get("conf") or {}
     if not isinstance(run_id, str) or not isinstance(conf, dict):
-        return f"trigger of dag {dag.dag_id!r}: expected a run_id and a conf object"
+        raise Refused(f"trigger of dag {dag.dag_id!r}: expected a run_id and a conf object")
+    if run_id.startswith(SCHEDULED):
+        raise Refused(
+            f"trigger of dag {dag.dag_id!r}: expected a run_id that does not begin with "
+            f"{SCHEDULED!r}, got {run_id!r}; such names are for runs by schedule"
+        )
     create_run(state, dag.dag_id, run_id, conf, now, out, actor=_actor(intent))
     out.notes.append(f"run {dag.dag_id}/{run_id} was triggered")
-    return ""
 
 
-def _set_paused(state: State, dag: DagRow, intent: Intent, now: Instant, out: Effects) -> None:
-    paused = intent.kind == "pause"
+def _pause(state: State, intent: Intent, _: LoadedRun | None, now: Instant, out: Effects) -> None:
+    _set_paused(state, intent, now, out, paused=True)
+
+
+def _unpause(state: State, intent: Intent, _: LoadedRun | None, now: Instant, out: Effects) -> None:
+    _set_paused(state, intent, now, out, paused=False)
+
+
+def _set_paused(state: State, intent: Intent, now: Instant, out: Effects, *, paused: bool) -> None:
+    dag = _active_dag(state, intent)
     if dag.paused == paused:
         return
     dag.paused = paused
+    state.agenda.unsettled.add(dag.dag_id)
     actor = _actor(intent)
     out.writes.append(SetPaused(dag_id=dag.dag_id, paused=paused, at=now.wall, actor=actor))
     if not paused:
         release_held(state, dag.dag_id)
         start_waiting_runs(state, dag.dag_id, now, out)
+
+
+def _cancel(
+    state: State, intent: Intent, loaded: LoadedRun | None, now: Instant, out: Effects
+) -> None:
+    run = active_run(state, intent)
+    if run is None:
+        ended = _known(intent, loaded).run
+        raise Refused(f"run {_name(intent)}: expected one that has not ended, got {ended.state}")
+    wishes.cancel_run(state, run, _actor(intent), now, out)
+    out.notes.append(f"run {_name(intent)} is cancelled by {_actor(intent)}")
+
+
+def _clear(
+    state: State, intent: Intent, loaded: LoadedRun | None, now: Instant, out: Effects
+) -> None:
+    run = active_run(state, intent)
+    if run is None:
+        ended = _known(intent, loaded)
+        if ended.run.previous_pk is not None:
+            state.past.setdefault(ended.run.previous_pk, ended.past)
+        run = wishes.prepared(ended)
+    task_id = intent.arguments.get("task_id")
+    if task_id is not None and task_id not in run.tasks:
+        known = nearest(str(task_id), run.tasks)
+        raise Refused(f"run {_name(intent)}: expected one of its tasks, got {task_id!r}{known}")
+    names = wishes.selected(
+        run,
+        task_id,
+        upstream=bool(intent.arguments.get("upstream")),
+        downstream=bool(intent.arguments.get("downstream")),
+        failed=bool(intent.arguments.get("failed")),
+    )
+    if not names:
+        raise Refused(f"run {_name(intent)}: expected a failed task to clear, got none")
+    wishes.clear_tasks(state, run, names, _actor(intent), now, out)
+    out.notes.append(f"run {_name(intent)}: {_actor(intent)} cleared {', '.join(names)}")
+
+
+_HANDLERS: dict[str, Callable[[State, Intent, LoadedRun | None, Instant, Effects], None]] = {
+    "trigger": _trigger,
+    "pause": _pause,
+    "unpause": _unpause,
+    "cancel": _cancel,
+    "clear": _clear,
+}
+
+
+def _find(kind: str) -> Callable[[State, Intent, LoadedRun | None, Instant, Effects], None]:
+    if kind not in _HANDLERS:
+        raise Refused(f"intent: expected one of {', '.join(_HANDLERS)}, got {kind!r}")
+    return _HANDLERS[kind]
+
+
+def active_run(state: State, intent: Intent) -> ActiveRun | None:
+    """The run that *intent* names, if it is in memory."""
+    wanted = run_named(intent.arguments)
+    for run in state.runs.values():
+        if (run.row.dag_id, run.row.run_id) == wanted:
+            return run
+    return None
+
+
+def run_named(arguments: Mapping[str, object]) -> tuple[str, str]:
+    """``(dag_id, run_id)`` of the run that an intent names."""
+    return str(arguments.get("dag_id")), str(arguments.get("run_id"))
+
+
+def _known(intent: Intent, loaded: LoadedRun | None) -> LoadedRun:
+    if loaded is None:
+        raise Refused(f"run {_name(intent)}: expected a known run; see `flow runs list`")
+    return loaded
+
+
+def _name(intent: Intent) -> str:
+    return "/".join(run_named(intent.arguments))
+
+
+def _active_dag(state: State, intent: Intent) -> DagRow:
+    dag_id = intent.arguments.get("dag_id")
+    dag = state.dags.get(dag_id) if isinstance(dag_id, str) else None
+    if dag is None or not dag.active:
+        raise Refused(f"dag {dag_id!r}: expected an active DAG; see `flow dags list`")
+    return dag
 
 
 def _actor(intent: Intent) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dispatcher.core.claims import put_off, slot_freed
+from dispatcher.core.claims import conclude, put_off, slot_freed
 from dispatcher.core.moves import Ending, end_token
 from dispatcher.core.records import (
     AgentRow,
@@ -18,7 +18,6 @@ from dispatcher.core.records import (
     TaskRow,
     TouchAgents,
 )
-from dispatcher.core.runs import after_failure
 from dispatcher.core.state import Agent, Effects, Instant, State
 from flow.states import TaskEvent
 from flow.wire import Event, Heartbeat, Hello, HelloWanted, SessionEnded
@@ -244,8 +243,8 @@ def _lose(
         verdict = f"{reason} (on_agent_lost='fail')"
     if verdict:
         ending = Ending(outcome="lost", reason=verdict)
-        end_token(state, task, TaskEvent.FAIL, ending, now, out, deaths=deaths)
-        after_failure(state, task, now, out)
+        wished = end_token(state, task, TaskEvent.FAIL, ending, now, out, deaths=deaths)
+        conclude(state, task, wished, now, out)
     else:
         ending = Ending(outcome="lost", reason=reason)
         put_off(state, task, TaskEvent.LOSE, ending, now, out, deaths=deaths)

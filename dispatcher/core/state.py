@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from dispatcher.core.agenda import Agenda
 from dispatcher.core.plan import Plan
 from dispatcher.core.records import (
     AgentRow,
@@ -18,8 +19,9 @@ from dispatcher.core.records import (
     TaskRow,
     Write,
 )
+from dispatcher.core.rules import Upstream
 from flow.states import ACTIVE, TERMINAL, RunState, TaskState
-from flow.wire import Reply, Task
+from flow.wire import Reply, Task, Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,28 @@ class Rules:
 
     lookahead: int = 2
     """Messages kept in a queue beyond its agents' free slots."""
+    parallelism: int = 0
+    """Task instances of all DAGs that may be queued or running; 0: any number."""
     grace: float = 15.0
     """G: seconds beyond an agent's own lease before it is taken over."""
     silent_after: float = 15.0
     """Seconds without a word after which an agent is shown as silent."""
+    schedules: bool = True
+    """Whether runs begin by schedule, or only when somebody asks for one."""
     max_deaths: int = 3
     max_releases: int = 3
     release_backoff: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """Values of a run that a running task asks for, and whom to send them to."""
+
+    agent: str
+    session: int
+    request: int
+    run_pk: int
+    wanted: tuple[Wanted, ...]
 
 
 @dataclass(slots=True)
@@ -54,6 +71,7 @@ class Effects:
     replies: list[tuple[str, Reply]] = field(default_factory=list)
     publications: list[Task] = field(default_factory=list)
     markers: list[int] = field(default_factory=list)
+    lookups: list[Lookup] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Lines for the operator's log."""
 
@@ -63,6 +81,7 @@ class Effects:
         self.replies += later.replies
         self.publications += later.publications
         self.markers += later.markers
+        self.lookups += later.lookups
         self.notes += later.notes
 
 
@@ -73,9 +92,16 @@ class ActiveRun:
     row: RunRow
     plan: Plan
     tasks: dict[str, TaskRow]
-    waiting: dict[str, int]
-    """Per task: upstream tasks that have not succeeded yet."""
+    upstream: dict[str, Upstream]
+    """Per task: how its direct upstream tasks have ended so far."""
     unfinished: int
+
+    def recount(self) -> None:
+        """Derive ``upstream`` anew from the states of the tasks."""
+        for spec in self.plan.spec.tasks:
+            counts = self.upstream[spec.task_id] = Upstream()
+            for name in spec.upstream:
+                counts.count(self.tasks[name].state)
 
 
 @dataclass(slots=True)
@@ -149,6 +175,11 @@ class State:
     active_tasks: dict[str, int] = field(default_factory=dict)
     """Per DAG: task instances queued or running."""
     active_runs: dict[str, int] = field(default_factory=dict)
+    agenda: Agenda = field(default_factory=Agenda)
+    past: dict[int, frozenset[str]] = field(default_factory=dict)
+    """By ended run that another one follows by schedule: the tasks that did not succeed."""
+    followers: dict[int, int] = field(default_factory=dict)
+    """By run: the unfinished one that follows it by schedule."""
     seen_intents: set[int] = field(default_factory=set)
     timers: list[tuple[float, int, int]] = field(default_factory=list)
     """Heap of (mono, task_pk, try_number): when a delayed task may be looked at again."""
@@ -194,6 +225,8 @@ def rebuild(snapshot: Snapshot, *, reign: int, rules: Rules, now: Instant) -> St
     state.plans = {pk: Plan.of(spec) for pk, spec in snapshot.versions.items()}
     state.dags = {row.dag_id: row for row in snapshot.dags}
     state.agents = {row.name: Agent(row, heard=now.mono) for row in snapshot.agents}
+    state.agenda = Agenda.of(state.dags, snapshot.last_scheduled)
+    state.past = dict(snapshot.past)
     tasks_of: dict[int, list[TaskRow]] = {}
     for task in snapshot.tasks:
         tasks_of.setdefault(task.run_pk, []).append(task)
@@ -221,18 +254,16 @@ def _adopt_run(state: State, row: RunRow, tasks: list[TaskRow], now: Instant) ->
 def add_run(state: State, row: RunRow, tasks: list[TaskRow]) -> ActiveRun:
     """Take a run, new or loaded, into the counters."""
     plan = state.plans[row.version_id]
-    by_id = {task.task_id: task for task in tasks}
-    waiting = {
-        spec.task_id: sum(by_id[up].state is not TaskState.SUCCESS for up in spec.upstream)
-        for spec in plan.spec.tasks
-    }
     unfinished = sum(task.state not in TERMINAL for task in tasks)
-    run = ActiveRun(row, plan, by_id, waiting, unfinished)
+    run = ActiveRun(row, plan, {task.task_id: task for task in tasks}, {}, unfinished)
+    run.recount()
     state.runs[row.id] = run
+    if row.previous_pk is not None:
+        state.followers[row.previous_pk] = row.id
     state.tasks.update((task.id, task) for task in tasks)
     if row.state is RunState.QUEUED:
         state.waiting_runs.setdefault(row.dag_id, deque()).append(row.id)
-    else:
+    elif row.state is RunState.RUNNING:
         state.active_runs[row.dag_id] = state.active_runs.get(row.dag_id, 0) + 1
     active = sum(task.state in ACTIVE for task in tasks)
     state.active_tasks[row.dag_id] = state.active_tasks.get(row.dag_id, 0) + active

@@ -8,7 +8,15 @@ from typing import Any
 
 from peewee import Database
 
-from dispatcher.core.records import InsertRun, MoveRun, MoveTask, SetPaused, Write
+from dispatcher.core.records import (
+    InsertRun,
+    MoveRun,
+    MoveTask,
+    SetCancelled,
+    SetPaused,
+    SetWish,
+    Write,
+)
 from dispatcher.store.models import Audit, DagRun, TaskInstance
 from dispatcher.store.rows import Raw, chunks, fetch
 
@@ -31,8 +39,12 @@ _COLUMNS = (
 
 def write_audit(database: Database, writes: Sequence[Write]) -> None:
     """Add a line for each of *writes* that is a transition, in their order."""
-    task_names = _task_names(database, {x.task_pk for x in writes if isinstance(x, MoveTask)})
-    run_names = _run_names(database, {x.run_pk for x in writes if isinstance(x, MoveRun)})
+    task_names = _task_names(
+        database, {x.task_pk for x in writes if isinstance(x, MoveTask | SetWish)}
+    )
+    run_names = _run_names(
+        database, {x.run_pk for x in writes if isinstance(x, MoveRun | SetCancelled)}
+    )
     add_lines(database, _lines(writes, task_names, run_names))
 
 
@@ -59,6 +71,21 @@ def _lines(
             yield (*created, run.dag_id, run.run_id, run.id, None, None, None)
         elif isinstance(write, MoveRun):
             yield (*_transition("run", write), *run_names[write.run_pk], None, None, None)
+        elif isinstance(write, SetWish):
+            asked = (
+                write.at,
+                write.actor,
+                "task",
+                f"ask to {write.wish}",
+                "running",
+                "running",
+                "",
+            )
+            yield (*asked, *task_names[write.task_pk])
+        elif isinstance(write, SetCancelled):
+            event = "cancel" if write.by else "go on"
+            told = (write.at, write.actor, "run", event, "", "", "")
+            yield (*told, *run_names[write.run_pk], None, None, None)
         elif isinstance(write, SetPaused):
             states = ("unpaused", "paused")
             event = "pause" if write.paused else "unpause"

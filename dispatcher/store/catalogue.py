@@ -27,20 +27,28 @@ class _Known:
     digest: str
     file: str
     active: bool
+    bundle: str | None
 
     def same(self, spec: DagSpec, file: str) -> bool:
-        """Whether *spec* in *file* changes nothing."""
+        """Whether *spec* in *file* is what it is already."""
         return self.active and self.file == file and self.digest == spec.digest
 
 
 def record_dags(
-    database: Database, epoch: int, file: str, specs: Sequence[DagSpec], source: str, at: datetime
+    database: Database,
+    epoch: int,
+    file: str,
+    specs: Sequence[DagSpec],
+    source: str,
+    at: datetime,
+    *,
+    bundle: str | None = None,
 ) -> list[DagRow]:
     """Make *specs* the DAGs of *file*; those it held before and no longer holds are retired.
 
     A DAG that did not change keeps its version and is not written; one that is again as it was
-    once gets that version back. Returns the DAGs that are new, changed, active again or retired.
-    Raises :class:`~flow.errors.EpochLost`.
+    once gets that version back. New runs take *bundle*, which is stored. Returns the DAGs that are
+    new, changed, active again or retired. Raises :class:`~flow.errors.EpochLost`.
     """
     with transaction(database):
         hold_epoch(database, epoch)
@@ -48,19 +56,23 @@ def record_dags(
         names = [spec.dag_id for spec in specs]
         known = _known(database, file, names)
         lines: dict[str, Raw] = {}
+        shipped: list[str] = []
         for spec in specs:
             before = known.get(spec.dag_id)
             if before is None or not before.same(spec, file):
                 version_id = _version(database, spec, file, source, at)
                 _make_current(database, spec.dag_id, version_id, file, at)
                 lines[spec.dag_id] = _line(at, spec.dag_id, before, version_id)
+            if before is None or before.bundle != bundle:
+                shipped.append(spec.dag_id)
+        Dag.update({Dag.bundle: bundle}).where(Dag.dag_id.in_(shipped)).execute(database)
         for dag_id, before in known.items():
             if before.file == file and before.active and dag_id not in names:
                 gone = Dag.update(active=False, updated_at=at).where(Dag.dag_id == dag_id)
                 gone.execute(database)
                 lines[dag_id] = _line(at, dag_id, before, None)
         add_lines(database, lines.values())
-        answer = fetch(database, dag_query().where(Dag.dag_id.in_(list(lines))))
+        answer = fetch(database, dag_query().where(Dag.dag_id.in_([*lines, *shipped])))
     return list(dag_records(answer))
 
 
@@ -94,13 +106,13 @@ def dag_files(database: Database) -> set[str]:
 
 def _known(database: Database, file: str, names: Sequence[str]) -> dict[str, _Known]:
     query = (
-        Dag.select(Dag.dag_id, Dag.version, DagVersion.digest, Dag.file, Dag.active)
+        Dag.select(Dag.dag_id, Dag.version, DagVersion.digest, Dag.file, Dag.active, Dag.bundle)
         .join(DagVersion)
         .where(Dag.dag_id.in_(names) | (Dag.file == file))
     )
     return {
-        dag_id: _Known(version_id, digest, was_file, bool(active))
-        for dag_id, version_id, digest, was_file, active in fetch(database, query)
+        dag_id: _Known(version_id, digest, was_file, bool(active), bundle)
+        for dag_id, version_id, digest, was_file, active, bundle in fetch(database, query)
     }
 
 

@@ -82,3 +82,12 @@ class FreeTextField(TextField):
             return value
         clean = value.replace("\0", "\N{REPLACEMENT CHARACTER}")
         return clean.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+class BytesField(Field):
+    """Bytes as they are. (The library's own field must know its database first.)"""
+
+    field_type = "BLOB"  # BYTEA on Postgres
+
+    def python_value(self, value: Any) -> bytes | None:
+        return None if value is None else bytes(value)

@@ -35,6 +35,7 @@ def begin_reign(database: Database, dispatcher: str, at: datetime) -> int:
                 backend_pid=pid,
                 backend_start=start,
                 since=at,
+                heard_at=at,
             ).where(Leader.id == _ROW).execute(database)
         if previous.epoch != before.epoch:  # another one had begun its reign in between
             _end_session(database, previous)

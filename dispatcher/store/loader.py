@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 
 from peewee import Database, SqliteDatabase, fn
 
-from dispatcher.core.records import AgentRow, Intent, RunRow, Snapshot, TaskRow
-from dispatcher.store import models
+from dispatcher.core.records import AgentRow, Intent, LoadedRun, RunRow, Snapshot, TaskRow
+from dispatcher.store import history, models
 from dispatcher.store.database import errors_translated, transaction
 from dispatcher.store.rows import dag_query, dag_records, fetch, records, select
 from flow.dagspec import DagSpec
@@ -24,7 +24,7 @@ def load(database: Database) -> Snapshot:
     in_use = version.id.in_(dag.select(dag.version).where(dag.active)) | version.id.in_(
         run.select(run.version).where(unfinished)
     )
-    with _one_moment(database):
+    with one_moment(database):
         # Only fetched in here: the server ends a session that idles within a transaction, and
         # making the rows of a large answer takes seconds.
         dags = fetch(database, dag_query().where(dag.active))
@@ -33,6 +33,9 @@ def load(database: Database) -> Snapshot:
         of_runs = select(task, TaskRow).join(run).where(unfinished)
         tasks = fetch(database, of_runs.order_by(task.id))
         agents = fetch(database, select(agent, AgentRow).order_by(agent.name))
+        last = history.last_scheduled(database)
+        asked = history.followed(database, unfinished) | {each.run_pk for each in last.values()}
+        past = history.without_success(database, asked)
         [(last_run,)] = fetch(database, run.select(fn.MAX(run.id)))
         [(last_token,)] = fetch(database, grant.select(fn.MAX(grant.token)))
         [(last_task,)] = fetch(database, task.select(fn.MAX(task.id)))
@@ -42,13 +45,15 @@ def load(database: Database) -> Snapshot:
         runs=tuple(records(run, RunRow, runs)),
         tasks=tuple(records(task, TaskRow, tasks)),
         agents=tuple(records(agent, AgentRow, agents, queues=tuple)),
+        last_scheduled=last,
+        past=past,
         last_run_pk=last_run or 0,
         last_task_pk=last_task or 0,
         last_token=last_token or 0,
     )
 
 
-def _one_moment(database: Database) -> AbstractContextManager[None]:
+def one_moment(database: Database) -> AbstractContextManager[None]:
     """A transaction whose queries all see the same state, whoever writes meanwhile."""
     sqlite = isinstance(database, SqliteDatabase)
     return transaction(database, "DEFERRED" if sqlite else "REPEATABLE READ")
@@ -61,6 +66,25 @@ def pending_intents(database: Database) -> list[Intent]:
     with errors_translated(database):
         answer = fetch(database, query)
     return list(records(intent, Intent, answer))
+
+
+def load_run(database: Database, dag_id: str, run_id: str) -> LoadedRun | None:
+    """One run with all its task instances, ended or not; ``None`` if there is none."""
+    run, task, version = models.DagRun, models.TaskInstance, models.DagVersion
+    named = (run.dag_id == dag_id) & (run.run_id == run_id)
+    with one_moment(database):
+        runs = fetch(database, select(run, RunRow).where(named))
+        tasks = fetch(database, select(task, TaskRow).join(run).where(named).order_by(task.id))
+        specs = fetch(database, version.select(version.spec).join(run).where(named))
+        past = history.without_success(database, history.followed(database, named))
+    for row in records(run, RunRow, runs):
+        return LoadedRun(
+            run=row,
+            tasks=tuple(records(task, TaskRow, tasks)),
+            spec=DagSpec.from_json(specs[0][0]),
+            past=past.get(row.previous_pk or 0, frozenset()),
+        )
+    return None
 
 
 def run_of_try(database: Database, task_pk: int, try_number: int, token: int) -> int | None:

@@ -20,8 +20,8 @@ from peewee import (
     TextField,
 )
 
-from dispatcher.core.records import AgentState
-from dispatcher.store.fields import EnumField, FreeTextField, JsonField, UtcField
+from dispatcher.core.records import AgentState, RunType, Wish
+from dispatcher.store.fields import BytesField, EnumField, FreeTextField, JsonField, UtcField
 from flow.states import RunState, TaskState
 
 
@@ -56,11 +56,53 @@ class DagVersion(Table):
         indexes = ((("dag_id", "digest"), True),)
 
 
+class Blob(Table):
+    """A file of a bundle, or a manifest, under the SHA-256 of its content."""
+
+    digest = TextField(primary_key=True)
+    size = BigIntegerField()
+    complete = BooleanField()
+    """All its pieces are there."""
+
+
+class BlobPiece(Table):
+    """``flow.bundle.PIECE_BYTES`` of a blob's content; the last piece has what is left."""
+
+    id = BigAutoField()
+    blob = ForeignKeyField(Blob, column_name="digest", index=False, on_delete="CASCADE")
+    number = IntegerField()
+    data = BytesField()
+
+    class Meta:
+        table_name = "blob_piece"
+        indexes = ((("blob", "number"), True),)
+
+
+class Bundle(Table):
+    """The DAG folder at one moment. ``id`` is the digest of its manifest."""
+
+    id = TextField(primary_key=True)
+    created_at = UtcField()
+
+
+class BundleBlob(Table):
+    """The blobs that a bundle needs, its manifest included: they stay for as long as it does."""
+
+    id = BigAutoField()
+    bundle = ForeignKeyField(Bundle, column_name="bundle", index=False, on_delete="CASCADE")
+    blob = ForeignKeyField(Blob, column_name="digest", index=True)
+
+    class Meta:
+        table_name = "bundle_blob"
+        indexes = ((("bundle", "blob"), True),)
+
+
 class Dag(Table):
     """A DAG and its current version. ``active`` is false once its file no longer holds it."""
 
     dag_id = TextField(primary_key=True)
     version = ForeignKeyField(DagVersion, column_name="version_id", index=False)
+    bundle = ForeignKeyField(Bundle, column_name="bundle", index=False, null=True)
     file = TextField(index=True)
     paused = BooleanField()
     active = BooleanField()
@@ -86,16 +128,26 @@ class DagRun(Table):
     dag_id = TextField()
     run_id = TextField(index=True)
     version = ForeignKeyField(DagVersion, column_name="version_id", index=False)
+    bundle = ForeignKeyField(Bundle, column_name="bundle", index=True, null=True)
     state = EnumField(RunState, index=True)
     conf = JsonField()
+    run_type = EnumField(RunType)
     logical_date = UtcField(null=True)
+    data_interval_start = UtcField(null=True)
+    data_interval_end = UtcField(null=True)
+    previous_pk = BigIntegerField(null=True)
+    """No foreign key: history may be deleted from its old end."""
     created_at = UtcField()
     start_date = UtcField(null=True)
     end_date = UtcField(null=True)
+    cancelled_by = FreeTextField()
 
     class Meta:
         table_name = "dag_run"
-        indexes = ((("dag_id", "run_id"), True),)
+        indexes = (
+            (("dag_id", "run_id"), True),
+            (("dag_id", "run_type", "logical_date"), False),
+        )
 
 
 class TaskInstance(Table):
@@ -123,6 +175,8 @@ class TaskInstance(Table):
     start_date = UtcField(null=True)
     end_date = UtcField(null=True)
     reason = FreeTextField()
+    wish = EnumField(Wish)
+    wish_by = FreeTextField()
 
     class Meta:
         table_name = "task_instance"
@@ -150,6 +204,28 @@ class TaskTry(Table):
     class Meta:
         table_name = "task_try"
         indexes = ((("task", "try_number"), True),)
+
+
+class Xcom(Table):
+    """What the latest try of a task instance has pushed. ``value`` is JSON."""
+
+    id = BigAutoField()
+    task = ForeignKeyField(TaskInstance, column_name="task_pk", index=False, on_delete="CASCADE")
+    key = TextField()
+    value = FreeTextField()
+    at = UtcField()
+
+    class Meta:
+        table_name = "xcom"
+        indexes = ((("task", "key"), True),)
+
+
+class Variable(Table):
+    """What people set with ``flow variables`` and tasks read."""
+
+    name = TextField(primary_key=True)
+    value = FreeTextField()
+    updated_at = UtcField()
 
 
 class Agent(Table):
@@ -232,16 +308,24 @@ class Leader(Table):
     """The leader's session in Postgres, with its start since process ids are used again."""
     backend_start = UtcField(null=True)
     since = UtcField(null=True)
+    heard_at = UtcField(null=True)
+    """When it last wrote that it is there: what listings know of it."""
 
 
 #: Every table, in an order in which they can be created.
 TABLES: tuple[type[Table], ...] = (
+    Blob,
+    BlobPiece,
+    Bundle,
+    BundleBlob,
     DagVersion,
     Dag,
     DagImportError,
     DagRun,
     TaskInstance,
     TaskTry,
+    Xcom,
+    Variable,
     Agent,
     AgentSession,
     Intent,

@@ -12,8 +12,10 @@ from typing import Any
 
 from peewee import Database, Query, fn
 
-from dispatcher.core.records import AgentState
+from dispatcher.core.past import GOOD_ENDS
+from dispatcher.core.records import AgentState, LastScheduled
 from dispatcher.store.database import errors_translated
+from dispatcher.store.history import last_scheduled
 from dispatcher.store.models import (
     Agent,
     Dag,
@@ -42,28 +44,31 @@ from flow.states import ACTIVE, RUN_TERMINAL, RunState, TaskState
 #: How many runs and requests are looked through for a name that fits no run.
 _SEARCHED = 500
 _SHOWN_CANDIDATES = 10
-_ENDED_RUN = [state.value for state in RUN_TERMINAL]
+#: What is asked for, rather than "not ended", which no index answers: the history may be long.
+_ACTIVE_RUN = sorted(set(RunState) - RUN_TERMINAL)
 _WAITING_IN_QUEUE = frozenset({TaskState.SCHEDULED, TaskState.QUEUED})
 
 
 class Reader:
     """Reads the database. Every method raises :class:`~flow.errors.StoreError` when it cannot."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, parallelism: int = 0) -> None:
         self._database = database
+        self._parallelism = parallelism
 
     # -- DAGs ------------------------------------------------------------------------------
 
     def dags(self) -> list[DagView]:
         """The active DAGs, by name."""
         query = Dag.select(Dag, DagVersion.spec).join(DagVersion).where(Dag.active)
-        return [_dag_view(row) for row in self._rows(query.order_by(Dag.dag_id))]
+        last = self._last_scheduled()
+        return [_dag_view(row, last) for row in self._rows(query.order_by(Dag.dag_id))]
 
     def dag(self, dag_id: str) -> DagView:
         """One DAG, with its source, active or not. Raises :class:`UnknownName`."""
         query = Dag.select(Dag, DagVersion).join(DagVersion).where(Dag.dag_id == dag_id)
         for row in self._rows(query):
-            return _dag_view(row, source=row.version.source)
+            return _dag_view(row, self._last_scheduled(), source=row.version.source)
         known = [row.dag_id for row in self._rows(Dag.select(Dag.dag_id).where(Dag.active))]
         remedy = nearest(dag_id, known) or "; see `flow dags list` and `flow dags errors`"
         raise UnknownName(f"dag {dag_id!r}: expected a known DAG{remedy}")
@@ -80,12 +85,12 @@ class Reader:
         query = DagRun.select()
         if dag_id is not None:
             query = query.where(DagRun.dag_id == dag_id)
-        return [_run_view(row) for row in self._rows(query.order_by(DagRun.id.desc()).limit(limit))]
+        return [run_view(row) for row in self._rows(query.order_by(DagRun.id.desc()).limit(limit))]
 
     def run(self, dag_id: str, run_id: str) -> RunView | None:
         """The run of these two names, if it exists (yet)."""
         query = DagRun.select().where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
-        return next((_run_view(row) for row in self._rows(query)), None)
+        return next((run_view(row) for row in self._rows(query)), None)
 
     def find_run(self, text: str) -> RunView:
         """The run that *text* names: ``DAG/RUN_ID``, or a run id that only one run has.
@@ -103,7 +108,7 @@ class Reader:
             recent = [run.name for run in self.runs(dag_id, limit=_SEARCHED)]
             remedy = nearest(text, recent) or f"; see `flow runs list {dag_id}`"
             raise UnknownName(f"run {text!r}: expected a known run{remedy}")
-        same = [_run_view(row) for row in self._rows(DagRun.select().where(DagRun.run_id == text))]
+        same = [run_view(row) for row in self._rows(DagRun.select().where(DagRun.run_id == text))]
         if len(same) == 1:
             return same[0]
         if same:
@@ -120,7 +125,7 @@ class Reader:
         spec = self._spec(run.version_pk)
         dag = Dag.select(Dag.paused).where(Dag.dag_id == run.dag_id)
         of_dag = DagRun.select(DagRun.id).where(
-            DagRun.dag_id == run.dag_id, DagRun.state.not_in(_ENDED_RUN)
+            DagRun.dag_id == run.dag_id, DagRun.state.in_(_ACTIVE_RUN)
         )
         active_runs = of_dag.where(DagRun.state != RunState.QUEUED)
         active_tasks = TaskInstance.select().where(
@@ -133,6 +138,8 @@ class Reader:
             max_active_runs=spec.max_active_runs,
             active_tasks=self._count(active_tasks),
             max_active_tasks=spec.max_active_tasks,
+            all_active_tasks=self._all_active_tasks() if self._parallelism else 0,
+            parallelism=self._parallelism,
         )
 
     def why_run_waits(self, run: RunView) -> str:
@@ -258,7 +265,7 @@ class Reader:
 
     def _unfinished(self, *columns: Any) -> Any:
         """Task instances of runs that have not ended: few, however long the history."""
-        runs = DagRun.select(DagRun.id).where(DagRun.state.not_in(_ENDED_RUN))
+        runs = DagRun.select(DagRun.id).where(DagRun.state.in_(_ACTIVE_RUN))
         return TaskInstance.select(*columns).where(TaskInstance.run.in_(runs))
 
     def _explained(
@@ -270,6 +277,7 @@ class Reader:
         around, loads = self.surroundings(run), self.queue_loads()
         specs = {task.task_id: task for task in self._spec(run.version_pk).tasks}
         states = {row.task_id: row.state for row in context}
+        past = self._past(run)
 
         def reason(row: Any) -> str:
             spec = specs[row.task_id]
@@ -277,6 +285,7 @@ class Reader:
                 state=row.state,
                 queue=row.queue,
                 upstream={name: states[name] for name in spec.upstream},
+                past=past.get(row.task_id, "") if spec.depends_on_past else "",
                 failures=row.failures,
                 retries=spec.retries,
                 not_before=row.not_before,
@@ -286,6 +295,24 @@ class Reader:
             return why_waiting(waiter, around, load, now) or str(row.reason)
 
         return [_task_view(row, reason(row)) for row in rows]
+
+    def _all_active_tasks(self) -> int:
+        return self._count(self._unfinished().where(TaskInstance.state.in_(sorted(ACTIVE))))
+
+    def _past(self, run: RunView) -> Mapping[str, str]:
+        """What became of tasks that have not succeeded in the run before *run*."""
+        query: Any = TaskInstance.select(TaskInstance.task_id, TaskInstance.state, DagRun.run_id)
+        before = query.join(DagRun).where(
+            DagRun.id == run.previous_pk, TaskInstance.state.not_in(sorted(GOOD_ENDS))
+        )
+        return {
+            row["task_id"]: f"it is {TaskState(row['state'])} in {row['run_id']}"
+            for row in self._rows(before.dicts())
+        }
+
+    def _last_scheduled(self) -> Mapping[str, LastScheduled]:
+        with errors_translated(self._database):
+            return last_scheduled(self._database)
 
     def _refuse_requested(self, text: str, dag_id: str | None, run_id: str) -> None:
         query = Intent.select().where(Intent.kind == "trigger").order_by(Intent.id.desc())
@@ -309,12 +336,18 @@ class Reader:
         return nearest(text, {run.run_id for run in recent}) or "; see `flow runs list`"
 
 
-def _dag_view(row: Any, source: str = "") -> DagView:
-    spec = DagSpec.from_json(row.version.spec)
-    return DagView(spec=spec, paused=row.paused, active=row.active, source=source)
+def _dag_view(row: Any, last: Mapping[str, LastScheduled], source: str = "") -> DagView:
+    return DagView(
+        spec=DagSpec.from_json(row.version.spec),
+        paused=row.paused,
+        active=row.active,
+        last=last[row.dag_id].interval if row.dag_id in last else None,
+        source=source,
+    )
 
 
-def _run_view(row: Any) -> RunView:
+def run_view(row: Any) -> RunView:
+    """The view of a whole row of ``dag_run``."""
     return RunView(
         pk=row.id,
         dag_id=row.dag_id,
@@ -326,6 +359,10 @@ def _run_view(row: Any) -> RunView:
         start_date=row.start_date,
         end_date=row.end_date,
         version_pk=row.version_id,
+        run_type=row.run_type,
+        data_interval_start=row.data_interval_start,
+        data_interval_end=row.data_interval_end,
+        previous_pk=row.previous_pk,
     )
 
 

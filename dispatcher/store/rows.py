@@ -64,17 +64,18 @@ def values(table: type[Table], record: Any) -> list[Any]:
 
 def dag_query() -> ModelSelect[Any]:
     """DAGs with their current version, as :func:`dag_records` reads them."""
-    chosen = (Dag.dag_id, Dag.version, DagVersion.spec, Dag.paused, Dag.active)
+    chosen = (Dag.dag_id, Dag.version, DagVersion.spec, Dag.paused, Dag.active, Dag.bundle)
     return Dag.select(*chosen).join(DagVersion).order_by(Dag.dag_id)
 
 
 def dag_records(answer: Iterable[Raw]) -> Iterator[DagRow]:
     """The rows of an *answer* to :func:`dag_query`."""
-    for dag_id, version_id, spec, paused, active in answer:
+    for dag_id, version_id, spec, paused, active, bundle in answer:
         yield DagRow(
             dag_id=dag_id,
             version_id=version_id,
             spec=DagSpec.from_json(spec),
             paused=bool(paused),
             active=bool(active),
+            bundle=bundle,
         )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dispatcher.core.records import AgentState
+from dispatcher.core.records import AgentState, RunType
 from flow.dagspec import DagSpec
+from flow.schedules import Interval
 from flow.states import RunState, TaskState
 
 
@@ -20,6 +21,8 @@ class DagView:
     paused: bool
     active: bool
     """False once its file no longer holds it."""
+    last: Interval | None = None
+    """Of its latest run by schedule."""
     source: str = ""
     """The text of its file; filled for one DAG only, not in listings."""
 
@@ -52,6 +55,11 @@ class RunView:
     start_date: datetime | None
     end_date: datetime | None
     version_pk: int
+    run_type: RunType = RunType.MANUAL
+    data_interval_start: datetime | None = None
+    data_interval_end: datetime | None = None
+    previous_pk: int | None = None
+    """The run by schedule before it."""
 
     @property
     def name(self) -> str:
@@ -124,3 +132,53 @@ class IntentView:
     arguments: Mapping[str, Any]
     done: bool
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderView:
+    """The dispatcher that leads, or led last. ``heard_at``: it could still write then."""
+
+    dispatcher: str
+    epoch: int
+    heard_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunProgress:
+    """A run, and how many of its task instances are in which state."""
+
+    run: RunView
+    tasks: Mapping[TaskState, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureView:
+    """A task instance that has failed, for good or until its next try."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    state: TaskState
+    try_number: int
+    agent: str | None
+    reason: str
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardView:
+    """All that the board shows, as it was at one moment."""
+
+    at: datetime
+    """When it was read, or found unchanged."""
+    leader: LeaderView | None = None
+    """``None``: no dispatcher has ever led."""
+    agents: tuple[AgentView, ...] = ()
+    queues: tuple[QueueView, ...] = ()
+    active_runs: int = 0
+    """How many have not ended, those included that ``runs`` leaves out."""
+    runs: tuple[RunProgress, ...] = ()
+    """Those that have not ended, then those that have; both newest first."""
+    failures: tuple[FailureView, ...] = ()
+    """The latest ones, newest first."""
+    errors: tuple[ImportErrorView, ...] = ()

@@ -9,7 +9,7 @@ keep their order, and the audit has the order of the writes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from peewee import Case, Database, SqliteDatabase
@@ -24,9 +24,14 @@ from dispatcher.core.records import (
     OpenTry,
     RunRow,
     SaveAgent,
+    SaveXcoms,
+    SetCancelled,
     SetPaused,
+    SetWish,
     TaskRow,
     TouchAgents,
+    TouchLeader,
+    Wish,
     Write,
 )
 from dispatcher.store.audit import write_audit
@@ -37,12 +42,14 @@ from dispatcher.store.models import (
     Dag,
     DagRun,
     Intent,
+    Leader,
     TaskInstance,
     TaskTry,
 )
 from dispatcher.store.rows import chunks, columns, fetch, values
+from dispatcher.store.values import save_xcoms
 from flow.errors import GuardFailed
-from flow.states import RUN_TERMINAL, RunState
+from flow.states import RUN_TERMINAL, RunState, TaskEvent, TaskState
 
 Kind = TypeVar("Kind")
 
@@ -53,23 +60,21 @@ def apply(database: Database, writes: Sequence[Write]) -> None:
     Raises :class:`GuardFailed`; the caller then rolls back.
     """
     _insert_runs(database, _only(InsertRun, writes))
-    for move in _only(MoveRun, writes):
-        _move_run(database, move)
-    _move_tasks(database, _only(MoveTask, writes))
+    for write in writes:
+        # In their order: a restart forgets who cancelled the run before it.
+        if isinstance(write, MoveRun):
+            _move_run(database, write)
+        elif isinstance(write, SetCancelled):
+            _set_cancelled(database, write)
+    _move_tasks(database, [_as_move(x) for x in writes if isinstance(x, MoveTask | SetWish)])
     _open_tries(database, _only(OpenTry, writes))
     for close in _only(CloseTry, writes):
         _close_try(database, close)
+    save_xcoms(database, _only(SaveXcoms, writes))
     for write in writes:
-        if isinstance(write, SaveAgent):
-            _save_agent(database, write)
-        elif isinstance(write, EndSession):
-            _end_session(database, write)
-        elif isinstance(write, TouchAgents):
-            _touch_agents(database, write)
-        elif isinstance(write, SetPaused):
-            _set_paused(database, write)
-        elif isinstance(write, CloseIntent):
-            _close_intent(database, write)
+        one_by_one = _ONE_BY_ONE.get(type(write))
+        if one_by_one is not None:
+            one_by_one(database, write)
     write_audit(database, writes)
 
 
@@ -104,6 +109,8 @@ def _move_run(database: Database, move: MoveRun) -> None:
         changes["start_date"] = move.at
     elif move.target in RUN_TERMINAL:
         changes["end_date"] = move.at
+    else:
+        changes |= {"start_date": None, "end_date": None, "cancelled_by": ""}
     statement = DagRun.update(changes).where(DagRun.id == move.run_pk, DagRun.state == move.source)
     _guarded(database, statement, f"run {move.run_pk}: expected one in state {move.source.value!r}")
 
@@ -135,6 +142,28 @@ def _move_alike(database: Database, moves: Sequence[MoveTask]) -> None:
     )
     if statement.execute(database) != len(keys):
         raise GuardFailed(_task_mismatch(database, moves))
+
+
+def _as_move(write: MoveTask | SetWish) -> MoveTask:
+    """A wish as a move from running to running, so that it keeps its place among the task's moves:
+    the token it is on may end in the same flush."""
+    if isinstance(write, MoveTask):
+        return write
+    return MoveTask(
+        task_pk=write.task_pk,
+        event=TaskEvent.CANCEL if write.wish is Wish.CANCEL else TaskEvent.CLEAR,
+        source=TaskState.RUNNING,
+        target=TaskState.RUNNING,
+        token_before=write.token,
+        values={"wish": write.wish, "wish_by": write.actor},
+        at=write.at,
+        actor=write.actor,
+    )
+
+
+def _set_cancelled(database: Database, write: SetCancelled) -> None:
+    statement = DagRun.update(cancelled_by=write.by).where(DagRun.id == write.run_pk)
+    _guarded(database, statement, f"run {write.run_pk}: expected one")
 
 
 def _task_mismatch(database: Database, moves: Sequence[MoveTask]) -> str:
@@ -254,3 +283,17 @@ def _close_intent(database: Database, close: CloseIntent) -> None:
         Intent.id == close.intent_id, Intent.done_at.is_null()
     )
     _guarded(database, statement, f"intent {close.intent_id}: expected a pending one")
+
+
+def _touch_leader(database: Database, write: TouchLeader) -> None:
+    Leader.update(heard_at=write.at).execute(database)
+
+
+_ONE_BY_ONE: dict[type, Callable[[Database, Any], None]] = {
+    SaveAgent: _save_agent,
+    EndSession: _end_session,
+    TouchAgents: _touch_agents,
+    TouchLeader: _touch_leader,
+    SetPaused: _set_paused,
+    CloseIntent: _close_intent,
+}

@@ -42,6 +42,7 @@ _HARMLESS_TASK = frozenset(
         *("email", "email_on_failure", "email_on_retry", "doc", "doc_md", "doc_json", "doc_yaml"),
         *("doc_rst", "task_display_name", "map_index_template", "logger_name", "append_env"),
         *("show_return_value_in_logs", "ignore_first_depends_on_past", "max_retry_delay"),
+        *("provide_context",),
     )
 )
 _HARMLESS_DAG = frozenset(
@@ -52,15 +53,15 @@ _NO_CALLBACKS = Refused("flow calls no callbacks", (None, [], ()))
 _NO_PER_DAG_LIMIT = Refused("flow has no limit per task", use="max_active_tasks of the DAG")
 _NO_ASSETS = Refused("flow tracks no assets", (None, [], ()))
 _NO_SENSORS = Refused("flow has no sensors", ())
-_NO_TEMPLATES = Refused("flow renders no templates", (None, {}, [], ()))
-_NO_EARLIER_RUNS = Refused("flow does not look at earlier runs", (None, False))
+_NO_MACROS = Refused("templates have no names of one's own", (None, {}, [], ()), "params")
+_ONLY_ITSELF = Refused(
+    "a task waits for nothing but itself in the run before", (None, False), "depends_on_past"
+)
 _NO_DEFERRING = Refused("flow defers no tasks", (None, False))
 
 _REFUSED_TASK: Mapping[str, Refused] = {
-    "depends_on_past": _NO_EARLIER_RUNS,
-    "wait_for_downstream": _NO_EARLIER_RUNS,
-    "wait_for_past_depends_before_skipping": _NO_EARLIER_RUNS,
-    "trigger_rule": Refused("flow starts a task when all upstream ones succeed", ("all_success",)),
+    "wait_for_downstream": _ONLY_ITSELF,
+    "wait_for_past_depends_before_skipping": _ONLY_ITSELF,
     "weight_rule": Refused("flow compares priority_weight as it is", ("absolute",)),
     "pool": Refused("flow has no pools", use="a queue", harmless=(None, "default_pool")),
     "pool_slots": Refused("flow has no pools", use="a queue", harmless=(None, 1)),
@@ -80,19 +81,19 @@ _REFUSED_TASK: Mapping[str, Refused] = {
     "task_concurrency": _NO_PER_DAG_LIMIT,
     "max_active_tis_per_dag": _NO_PER_DAG_LIMIT,
     "max_active_tis_per_dagrun": _NO_PER_DAG_LIMIT,
-    "do_xcom_push": Refused("flow keeps no task results", (None, False)),
-    "multiple_outputs": Refused("flow keeps no task results", (None, False)),
+    "do_xcom_push": Refused("only Python tasks have results", (None, False)),
+    "multiple_outputs": Refused("only Python tasks have results", (None, False)),
     "inlets": _NO_ASSETS,
     "outlets": _NO_ASSETS,
-    "params": _NO_TEMPLATES,
-    "templates_dict": _NO_TEMPLATES,
-    "user_defined_macros": _NO_TEMPLATES,
+    "params": Refused("all tasks have those of the DAG", (None, {}), "params of the DAG"),
+    "templates_dict": Refused("flow renders op_args and op_kwargs", (None, {}), "op_kwargs"),
+    "user_defined_macros": _NO_MACROS,
     "task_group": Refused("flow has no task groups"),
     "default_args": Refused("tasks take default_args from their DAG", (None, {})),
     "skip_on_exit_code": Refused("flow skips no tasks, an exit code other than 0 is a failure"),
     "skip_exit_code": Refused("flow skips no tasks, an exit code other than 0 is a failure"),
     "output_encoding": Refused("flow reads output as UTF-8", ("utf-8",)),
-    "output_processor": Refused("flow keeps no task results"),
+    "output_processor": Refused("only Python tasks have results"),
     "env_vars": Refused("flow has its own name for it", use="env"),
     "poke_interval": _NO_SENSORS,
     "timeout": Refused("flow has no sensors", use="execution_timeout for a task", harmless=()),
@@ -115,13 +116,12 @@ _REFUSED_DAG: Mapping[str, Refused] = {
     "on_failure_callback": _NO_CALLBACKS,
     "sla_miss_callback": _NO_CALLBACKS,
     "deadline": Refused("flow watches no deadlines", use="execution_timeout"),
-    "params": _NO_TEMPLATES,
-    "template_searchpath": _NO_TEMPLATES,
-    "template_undefined": _NO_TEMPLATES,
-    "user_defined_macros": _NO_TEMPLATES,
-    "user_defined_filters": _NO_TEMPLATES,
-    "jinja_environment_kwargs": _NO_TEMPLATES,
-    "render_template_as_native_obj": Refused("flow renders no templates", (None, False)),
+    "template_searchpath": Refused("templates are found in the DAG folder", (None, [], ())),
+    "template_undefined": Refused("a name that is not there is always an error"),
+    "user_defined_macros": _NO_MACROS,
+    "user_defined_filters": _NO_MACROS,
+    "jinja_environment_kwargs": Refused("all DAGs have the same templates", (None, {})),
+    "render_template_as_native_obj": Refused("templates are rendered to texts", (None, False)),
     "access_control": Refused("flow has no rights per DAG", (None, {})),
     "is_paused_upon_creation": Refused(
         "a DAG is active when first seen", use="`flow dags pause`", harmless=(None, False)

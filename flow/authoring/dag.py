@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from flow.authoring import carried, collect, values
 from flow.authoring.defaults import OPERATOR_ARGUMENTS, read_default_args, unknown_argument
 from flow.authoring.graph import find_cycle
+from flow.authoring.references import ParamArg, plain_json
 from flow.authoring.schedule import canonical, is_by_clock
 from flow.authoring.times import read_date, read_timezone, timezone_of
 from flow.authoring.values import Check
 from flow.dagspec import DagSpec
+from flow.errors import DagError, nearest
 from flow.names import DAG_ID
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 #: What a DAG takes, for the nearest name of a misspelt one.
 DAG_ARGUMENTS = (
     *("dag_id", "schedule", "start_date", "end_date", "catchup", "default_args"),
-    *("max_active_runs", "max_active_tasks", "tags", "description", "timezone"),
+    *("max_active_runs", "max_active_tasks", "tags", "description", "timezone", "params"),
 )
 
 
@@ -35,7 +37,8 @@ class DAG:
     ``"@daily"``, or a timedelta; with one, ``start_date`` is needed. Naive dates are read in
     ``timezone``, which is that of ``start_date``, else the setting ``default_timezone``, unless
     given. ``default_args`` are arguments for all tasks that do not give their own. Limits that
-    are ``None`` are the dispatcher's defaults.
+    are ``None`` are the dispatcher's defaults. ``params`` are JSON values that tasks read; a run's
+    conf may have others in their place.
 
     Everything wrong is reported together once the file has run; in a file that is run by hand
     it raises :class:`~flow.errors.DagError` at once.
@@ -55,6 +58,7 @@ class DAG:
         tags: Iterable[str] | None = None,
         description: str | None = None,
         timezone: str | tzinfo | None = None,
+        params: Mapping[str, Any] | None = None,
         **unused: Any,
     ) -> None:
         collection = collect.current_collection()
@@ -80,14 +84,10 @@ class DAG:
         self._description = self._checked(
             "description", values.text, description or "", fallback=""
         )
+        self.params: dict[str, Any] = self._checked("params", _params, params, fallback={})
         self._read_dates(
             start_date, end_date, dates, timezone, default_timezone=collection.default_timezone
         )
-        if self._schedule == "@continuous" and self._max_active_runs != 1:
-            self._problems.append(
-                "argument 'max_active_runs': expected 1 with schedule '@continuous', "
-                f"got {self._max_active_runs}; add max_active_runs=1"
-            )
         collection.add(self, self.location)
         collect.report(*(f"{self.where()}: {problem}" for problem in self._problems))
 
@@ -117,6 +117,16 @@ class DAG:
         """``file:line: DAG 'x', task 'y'``, the beginning of every message."""
         task = f", task {task_id!r}" if task_id is not None else ""
         return f"{location or self.location}: DAG {self.dag_id!r}{task}"
+
+    def param(self, name: str) -> ParamArg:
+        """Stands for the value that a run has for ``params[name]``, to be passed to tasks."""
+        if name not in self.params:
+            raise DagError(
+                f"{collect.caller()}: DAG {self.dag_id!r}: expected one of its params "
+                f"({', '.join(sorted(self.params))}), got {values.shown(name)}"
+                f"{nearest(name, self.params) if isinstance(name, str) else ''}"
+            )
+        return ParamArg(name)
 
     def add_task(self, task: Operator) -> None:
         """Called by a new operator. A second task of the same id is reported and left out."""
@@ -151,6 +161,7 @@ class DAG:
             tags=self._tags,
             description=self._description,
             timezone=self._timezone,
+            params=self.params,
             owner=", ".join(owners),
             file=file,
             line=self.location.line,
@@ -224,3 +235,13 @@ class DAG:
                 f"got {values.shown(default)}; tasks have no dates of their own, leave it out"
             )
         return own
+
+
+def _params(value: object) -> dict[str, Any]:
+    """JSON values by name."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise values.bad("a dict", value)
+    checked: dict[str, Any] = plain_json(value)
+    return checked

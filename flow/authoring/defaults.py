@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flow.authoring import values
 from flow.authoring.carried import DAG_ARGUMENTS, TASK_ARGUMENTS
 from flow.authoring.values import BadValue, Check, shown
+from flow.dagspec import TRIGGER_RULES
 from flow.errors import nearest
 
 if TYPE_CHECKING:
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
         retries: int
         retry_delay: timedelta | float
         execution_timeout: timedelta | float | None
-        env: Mapping[str, str] | None
+        env: Mapping[str, str | values.Later] | None
         cwd: str | PathLike[str] | None
         priority_weight: int
         on_agent_lost: Literal["rerun", "fail", "wait"]
+        trigger_rule: str
+        depends_on_past: bool
+        python: str | PathLike[str] | None
         owner: str
 
 
@@ -47,6 +51,9 @@ OPERATOR_ARGUMENTS: Mapping[str, Argument] = {
     "cwd": Argument(None, values.optional(values.directory)),
     "priority_weight": Argument(1, values.integer(-values.MAX_INTEGER - 1)),
     "on_agent_lost": Argument("rerun", values.one_of("rerun", "fail", "wait")),
+    "trigger_rule": Argument("all_success", values.one_of(*TRIGGER_RULES)),
+    "depends_on_past": Argument(False, values.boolean),  # noqa: FBT003  a default like the others
+    "python": Argument(None, values.optional(values.interpreter)),
     "owner": Argument("flow", values.owner),
 }
 

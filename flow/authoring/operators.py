@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from flow.authoring import collect, values
 from flow.authoring.dag import DAG
 from flow.authoring.defaults import read_arguments, read_default_args
+from flow.authoring.references import XComArg
 from flow.dagspec import TaskSpec
 from flow.names import TASK_ID
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
     from flow.authoring.defaults import OperatorArguments
 
-_Tasks = TypeVar("_Tasks", bound="Operator | Sequence[Operator]")
+#: A task, or the result of one, which stands for it beside an arrow.
+Step: TypeAlias = "Operator | XComArg"
+
+_Tasks = TypeVar("_Tasks", bound="Step | Sequence[Step]")
 
 
 class Operator:
@@ -35,6 +39,7 @@ class Operator:
         self.location = collect.caller()
         self.upstream_task_ids: set[str] = set()
         self.downstream_task_ids: set[str] = set()
+        self._references: list[XComArg] = []
         problems: list[str] = []
         self.dag = self._find_dag(dag, problems)
         if problem := TASK_ID.problem(task_id):
@@ -45,6 +50,11 @@ class Operator:
         if self.dag:
             self.dag.add_task(self)
         collect.report(*(f"{self.where()}: {problem}" for problem in problems))
+        self._references += [
+            value for value in (self._arguments["env"] or {}).values() if isinstance(value, XComArg)
+        ]
+        for reference in self._references:
+            connect(reference.operator, self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task_id}>"
@@ -59,22 +69,22 @@ class Operator:
         self.set_upstream(other)
         return other
 
-    def __rrshift__(self, other: Sequence[Operator]) -> Operator:
+    def __rrshift__(self, other: Sequence[Step]) -> Operator:
         """``[a, b] >> self``."""
         self.set_upstream(other)
         return self
 
-    def __rlshift__(self, other: Sequence[Operator]) -> Operator:
+    def __rlshift__(self, other: Sequence[Step]) -> Operator:
         """``[a, b] << self``."""
         self.set_downstream(other)
         return self
 
-    def set_downstream(self, other: Operator | Sequence[Operator]) -> None:
+    def set_downstream(self, other: Step | Sequence[Step]) -> None:
         """*other*, a task or a list of them, runs after this one."""
         for task in tasks_of(other, self):
             connect(self, task)
 
-    def set_upstream(self, other: Operator | Sequence[Operator]) -> None:
+    def set_upstream(self, other: Step | Sequence[Step]) -> None:
         """This one runs after *other*, a task or a list of them."""
         for task in tasks_of(other, self):
             connect(task, self)
@@ -104,6 +114,8 @@ class Operator:
             execution_timeout=given["execution_timeout"],
             priority_weight=given["priority_weight"],
             on_agent_lost=given["on_agent_lost"],
+            trigger_rule=given["trigger_rule"],
+            depends_on_past=given["depends_on_past"],
             owner=given["owner"],
             line=self.location.line,
         )
@@ -130,6 +142,10 @@ class Operator:
         """What the agent needs to run it; the shape belongs to :attr:`kind`."""
         return {}
 
+    def _env(self) -> dict[str, str]:
+        """``env`` as texts, results of other tasks as templates."""
+        return {name: str(value) for name, value in (self._arguments["env"] or {}).items()}
+
 
 class BashOperator(Operator):
     """Runs ``bash_command`` in a bash on a node that serves ``queue``.
@@ -139,6 +155,9 @@ class BashOperator(Operator):
     absolute path on the node, or begins with ``~/``. Among the waiting tasks of a queue, the one
     with the highest ``priority_weight`` goes first. ``on_agent_lost`` says what happens when the
     node vanishes: ``"rerun"``, ``"fail"``, or ``"wait"`` until it is known to have ended.
+    ``trigger_rule`` says after which ends of the tasks above it begins; with ``depends_on_past``
+    it also waits for itself in the DAG's previous run by schedule. Templates in
+    ``bash_command`` and ``env`` are rendered on the node.
     """
 
     kind = "bash"
@@ -147,7 +166,7 @@ class BashOperator(Operator):
         self,
         *,
         task_id: str,
-        bash_command: str,
+        bash_command: str | values.Later,
         dag: DAG | None = None,
         **arguments: Unpack[OperatorArguments],
     ) -> None:
@@ -155,23 +174,38 @@ class BashOperator(Operator):
         super().__init__(task_id=task_id, dag=dag, **arguments)
 
     def _check_own(self) -> Iterable[str]:
+        if isinstance(self.bash_command, XComArg):
+            self._references.append(self.bash_command)
         try:
-            values.command(self.bash_command)
+            values.command(self._command())
         except values.BadValue as error:
             yield f"argument 'bash_command': {error}"
 
     def _own_arguments(self) -> dict[str, Any]:
-        return {
-            "command": self.bash_command,
-            "env": self._arguments["env"] or {},
-            "cwd": self._arguments["cwd"],
-        }
+        command, env = self._command(), self._env()
+        arguments = {"command": command, "env": env, "cwd": self._arguments["cwd"]}
+        if any(values.is_template(text) for text in (command, *env.values())):
+            # A command without templates needs no Python on the node.
+            return {**arguments, "templated": True}
+        return arguments
+
+    def _command(self) -> Any:
+        """The command, as a template where it is the result of a task."""
+        given = self.bash_command
+        return str(given) if isinstance(given, values.Later) else given
+
+
+class EmptyOperator(Operator):
+    """Does nothing: a place for arrows to meet. No process is started for it."""
+
+    kind = "empty"
 
 
 def tasks_of(value: object, beside: Operator | None = None) -> list[Operator]:
     """*value*, a task or a list of tasks, as a list. Anything else is reported; *beside* is the
     task on the other side of the arrow."""
     items = list(value) if isinstance(value, (list, tuple)) else [value]
+    items = [item.operator if isinstance(item, XComArg) else item for item in items]
     wrong = [item for item in items if not isinstance(item, Operator)]
     if wrong:
         place = str(collect.caller())

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flow
 from flow.authoring.collect import Collection, collecting
@@ -17,6 +17,9 @@ from flow.authoring.opened import OpenedFiles
 from flow.authoring.values import cut
 from flow.dagspec import DagSpec
 from flow.errors import DagError, nearest
+
+if TYPE_CHECKING:
+    from flow.authoring.dag import DAG
 
 MAX_SOURCE_BYTES = 4 * 1024 * 1024
 _NO_SUCH_NAME = re.compile(r"cannot import name '(\w+)' from 'flow' ")
@@ -34,6 +37,8 @@ class Request:
     default_timezone: str = "UTC"
     max_active_runs: int = 16
     max_active_tasks: int = 16
+    setting: str = "[dags] python"
+    """Where its interpreter is chosen."""
 
     @property
     def path(self) -> str:
@@ -85,8 +90,21 @@ def _read(request: Request) -> tuple[str, bytes]:
         ) from None
 
 
+def load_dags(request: Request) -> tuple[DAG, ...]:
+    """Run the file for its DAGs themselves, on a node. Raises :class:`DagError`."""
+    collection = _execute(request, _read(request)[1])
+    if collection.problems:
+        raise DagError("\n".join(dict.fromkeys(collection.problems)))
+    return tuple(collection.dags)
+
+
 def _run(request: Request, data: bytes) -> tuple[DagSpec, ...]:
-    """Execute the file as a module. Raises :class:`DagError` with all there is to say."""
+    """Its DAGs as data. Raises :class:`DagError` with all there is to say."""
+    return _execute(request, data).finish()
+
+
+def _execute(request: Request, data: bytes) -> Collection:
+    """Execute the file as a module; what it raises is among the problems."""
     collection = Collection(
         file=request.path,
         folder=request.folder,
@@ -107,11 +125,12 @@ def _run(request: Request, data: bytes) -> tuple[DagSpec, ...]:
         except DagError as error:
             collection.problems.append(str(error))
         except BaseException as error:  # noqa: BLE001  sys.exit, too, is the file's own error
-            collection.problems.append(_explain(request, error))
-        return collection.finish()
+            collection.problems.append(explain(request, error))
+    return collection
 
 
-def _explain(request: Request, error: BaseException) -> str:
+def explain(request: Request, error: BaseException) -> str:
+    """What went wrong, and where in the DAG folder: the innermost line, and the outermost."""
     if isinstance(error, SyntaxError):
         return _explain_syntax(request, error)
     places = _places(request, error.__traceback__)
@@ -122,7 +141,7 @@ def _explain(request: Request, error: BaseException) -> str:
     if isinstance(error, SystemExit):
         code = error.code
         return f"{where}: expected a file that runs to its end, got sys.exit({code!r}){reached}"
-    return f"{where}: {_described(error)}{reached}{_remedy(error)}"
+    return f"{where}: {_described(error)}{reached}{_remedy(error, request.setting)}"
 
 
 def _explain_syntax(request: Request, error: SyntaxError) -> str:
@@ -154,11 +173,11 @@ def _described(error: BaseException) -> str:
     return f"{name}: {cut(line, _LONGEST_ERROR)}" if line else name
 
 
-def _remedy(error: BaseException) -> str:
+def _remedy(error: BaseException, setting: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         if error.name.split(".")[0] == "airflow":
             return "; write `from flow import DAG, BashOperator`"
-        return f"; install it for {sys.executable}, or set [dags] python to an interpreter with it"
+        return f"; install it for {sys.executable}, or set {setting} to an interpreter with it"
     if isinstance(error, ImportError) and (found := _NO_SUCH_NAME.match(str(error))):
         known = ", ".join(flow.__all__)
         return nearest(found[1], flow.__all__) or f"; flow has {known}"

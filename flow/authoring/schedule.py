@@ -13,11 +13,8 @@ from datetime import timedelta
 from flow.authoring.values import MAX_SECONDS, BadValue, bad, shown
 from flow.errors import nearest
 
-#: Airflow's. ``@once`` and ``@continuous`` are no points in time and have no cron form.
-PRESETS = (
-    *("@once", "@continuous", "@hourly", "@daily"),
-    *("@weekly", "@monthly", "@quarterly", "@yearly"),
-)
+#: Airflow's, except ``@continuous``. ``@once`` has no cron form.
+PRESETS = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,9 @@ def canonical(value: object) -> str | None:
         raise bad("None, cron text, a preset such as '@daily' or a timedelta", value)
     if value.strip().startswith("@"):
         preset = value.strip().lower()
+        if preset == "@continuous":
+            remedy = "; use for example timedelta(seconds=10) and max_active_runs=1"
+            raise bad("a schedule that says when", value, remedy)
         if preset not in PRESETS:
             raise bad(f"one of {', '.join(PRESETS)}", value, nearest(preset, PRESETS))
         return preset
@@ -65,7 +65,7 @@ def canonical(value: object) -> str | None:
 
 def is_by_clock(schedule: str | None) -> bool:
     """Whether a canonical text means times of day, so that the time zone matters."""
-    return schedule is not None and schedule[0] != "P" and schedule not in PRESETS[:2]
+    return schedule is not None and schedule[0] != "P" and schedule != "@once"
 
 
 def _duration(value: timedelta) -> str:

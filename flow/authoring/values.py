@@ -26,6 +26,11 @@ class BadValue(Exception):
     """A value cannot be used: ``expected <what>, got <repr><remedy>``, without the place."""
 
 
+class Later:
+    """Stands, in a DAG file, for a text that is known only when a task runs; its own text is the
+    template that is rendered to it."""
+
+
 Check = Callable[[object], object]
 
 
@@ -135,23 +140,26 @@ def one_of(*choices: str) -> Callable[[object], str]:
     return check
 
 
+def is_template(value: str) -> bool:
+    """Whether it looks like a Jinja template, and is therefore rendered."""
+    return any(
+        opening in value and closing in value for opening, closing in (("{{", "}}"), ("{%", "%}"))
+    )
+
+
 def untemplated(value: object) -> str:
-    """Text that does not look like a Jinja template: it would run unrendered, in silence."""
+    """Text that does not look like a template: it would be used unrendered, in silence."""
     plain = text(value)
-    for opening, closing in (("{{", "}}"), ("{%", "%}")):
-        if opening in plain and closing in plain:
-            raise bad(
-                "text without templates, which are not rendered",
-                plain,
-                "; use the FLOW_* variables of the task's environment, "
-                f"or write literal braces apart ('{opening[0]}''{opening[1]}' in a shell)",
-            )
+    if is_template(plain):
+        raise bad(
+            "text without templates, which are not rendered here", plain, "; write it as it is"
+        )
     return plain
 
 
 def argument(value: object) -> str:
-    """Untemplated text that fits one argument or variable of a process."""
-    plain = untemplated(value)
+    """Text that fits one argument or variable of a process."""
+    plain = text(value)
     if (size := len(plain.encode())) > MAX_ARGUMENT_BYTES:
         raise BadValue(
             f"expected at most {MAX_ARGUMENT_BYTES} bytes, got {size}; "
@@ -168,14 +176,17 @@ def command(value: object) -> str:
     return plain
 
 
-def environment(value: object) -> dict[str, str]:
-    """Variables for a process, names to texts."""
+def environment(value: object) -> dict[str, str | Later]:
+    """Variables for a process: names to texts, or to what stands for one."""
     if not isinstance(value, Mapping):
         raise bad("a dict of texts", value)
-    checked: dict[str, str] = {}
+    checked: dict[str, str | Later] = {}
     for key, content in value.items():
         if not isinstance(key, str) or not key or "=" in key or "\0" in key:
             raise bad("names of variables without '='", key)
+        if isinstance(content, Later):
+            checked[text(key)] = content
+            continue
         if not isinstance(content, str):
             raise BadValue(
                 f"expected text for {shown(key)}, got {shown(content)}; write {shown(str(content))}"
@@ -193,6 +204,15 @@ def directory(value: object) -> str:
         value = os.fspath(value)
     if not isinstance(value, str) or not (value == "~" or value.startswith(("/", "~/"))):
         raise bad("an absolute path on the node, or one beginning with '~/'", value)
+    return untemplated(value)
+
+
+def interpreter(value: object) -> str:
+    """A Python on the node: an absolute path, or a name that is looked up in PATH."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not value or ("/" in value and value[0] not in "/~"):
+        raise bad("the absolute path or the name of a Python interpreter", value)
     return untemplated(value)
 
 

@@ -30,6 +30,7 @@ def agent(
     from agent.service import run as serve
     from flow.config import AGENT_SECTIONS
     from flow.reporting import setup_logging
+    from flow.transport.amqp import AmqpBroker
 
     given = (
         ("agent.queues", "--queue", queues or None),
@@ -39,7 +40,7 @@ def agent(
     options = {path: (option, value) for path, option, value in given if value is not None}
     config = invocation.config(AGENT_SECTIONS, options)
     setup_logging("agent", invocation.log_level)
-    return asyncio.run(serve(config))
+    return asyncio.run(serve(config, AmqpBroker(config.broker.url.reveal())))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +12,9 @@ from flow.cli.invocation import Invocation, pass_invocation
 from flow.cli.names import dag_argument
 from flow.cli.output import moment, print_listing, print_object
 from flow.cli.requests import ask
+from flow.cli.trial import test_dag
 from flow.cli.trigger import trigger
+from flow.cli.upcoming import next_run, upcoming
 
 if TYPE_CHECKING:
     from dispatcher.store.views import DagView
@@ -33,7 +36,6 @@ def list_dags(invocation: Invocation, output: str) -> None:
     reader = invocation.reader()
     found = reader.dags()
     print_listing(output, _COLUMNS, [_row(dag) for dag in found])
-    _tell_schedules(invocation, found)
     errors = len(reader.dag_errors())
     if errors:
         noun = "file" if errors == 1 else "files"
@@ -53,7 +55,6 @@ def show(invocation: Invocation, dag_id: str, *, source: bool, output: str) -> N
         return
     if not dag.active:
         invocation.warn(f"its file {dag.spec.file} no longer holds dag {dag_id!r}")
-    _tell_schedules(invocation, [dag])
     if output == "json":
         print_object(output, {**_details(dag), "tasks": _tasks(dag)})
     else:
@@ -91,6 +92,8 @@ def unpause(invocation: Invocation, dag_id: str) -> None:
 
 
 dags.add_command(trigger)
+dags.add_command(upcoming)
+dags.add_command(test_dag)
 
 
 def _set_paused(invocation: Invocation, dag_id: str, kind: str) -> None:
@@ -105,7 +108,7 @@ def _row(dag: DagView) -> dict[str, Any]:
         "dag_id": dag.dag_id,
         "paused": dag.paused,
         "schedule": dag.spec.schedule,
-        "next_run": None,
+        "next_run": next_run(dag, datetime.now(UTC)),
         "owner": dag.spec.owner,
         "file": dag.spec.file,
     }
@@ -130,10 +133,3 @@ def _details(dag: DagView) -> dict[str, Any]:
 def _tasks(dag: DagView) -> list[dict[str, Any]]:
     rows = [{name: getattr(task, name) for name in _TASK_FIELDS} for task in dag.spec.tasks]
     return [{**row, "upstream": list(row["upstream"])} for row in rows]
-
-
-def _tell_schedules(invocation: Invocation, found: list[DagView]) -> None:
-    scheduled = [dag.dag_id for dag in found if dag.spec.schedule is not None]
-    if scheduled:
-        names = ", ".join(scheduled)
-        invocation.say(f"schedules start no runs before the next release; trigger by hand: {names}")

@@ -6,6 +6,7 @@ import click
 
 from flow.cli.grammar import Command
 from flow.cli.invocation import Invocation, pass_invocation
+from flow.errors import FlowError
 
 
 @click.command("dispatcher", cls=Command)
@@ -18,9 +19,17 @@ def dispatcher(invocation: Invocation) -> int:
     import asyncio
 
     from dispatcher.service import run
+    from flow.cli.wakesocket import ring
     from flow.config import DISPATCHER_SECTIONS
     from flow.reporting import setup_logging
+    from flow.transport.amqp import AmqpBroker
 
     config = invocation.config(DISPATCHER_SECTIONS)
+    if config.database.is_sqlite and ring(config.home) is None:
+        # Two brokers over one database would each elect a leader.
+        raise FlowError(
+            f"{config.home}: expected no `flow standalone` on this FLOW_HOME, got a running one; "
+            "stop it, or set another FLOW_HOME"
+        )
     setup_logging("dispatcher", invocation.log_level)
-    return asyncio.run(run(config))
+    return asyncio.run(run(config, AmqpBroker(config.broker.url.reveal())))

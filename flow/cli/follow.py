@@ -1,7 +1,8 @@
 """``flow tasks logs -f``: what is stored, then what comes, until the task has ended.
 
 Live output comes from the broker to a queue of the command's own. That is bound *before* the
-stored part is read, so nothing falls between the two; offsets tell what both have.
+stored part is read, so nothing falls between the two; offsets tell what both have. Beside
+``flow standalone`` the store is all there is, and looked at again and again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from flow.cli.broker import open_channel
 from flow.cli.invocation import Invocation
 from flow.cli.pieces import Assembly
+from flow.cli.wake import is_embedded
 from flow.errors import MessageError, TransportError
 from flow.states import TERMINAL
 from flow.topology import LOGS, QueueSpec, follower_queue, log_key
@@ -46,6 +48,9 @@ def follow_log(
 
     config = invocation.config()
     follower = Follower(invocation, reader, LogStore(config.logs.folder), run, task_id, try_number)
+    if is_embedded(config):
+        follower.follow(_ticks(), live=False)
+        return
     spec = follower_queue(log_key(run.dag_id, task_id), secrets.token_hex(8))
     try:
         with open_channel(config.broker.url.reveal()) as channel:

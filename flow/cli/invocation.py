@@ -58,13 +58,18 @@ class Invocation:
             self._database = open_database(self.config().database.url.reveal())
         return self._database
 
-    def reader(self) -> Reader:
-        """The migrated database's reader. Raises :class:`~flow.errors.StoreError`."""
+    def migrated_database(self) -> Database:
+        """The database, which must be migrated. Raises :class:`~flow.errors.StoreError`."""
         from dispatcher.store import check_schema
-        from dispatcher.store.reader import Reader
 
         check_schema(self.database())
-        return Reader(self.database())
+        return self.database()
+
+    def reader(self) -> Reader:
+        """The migrated database's reader. Raises :class:`~flow.errors.StoreError`."""
+        from dispatcher.store.reader import Reader
+
+        return Reader(self.migrated_database(), parallelism=self.config().dispatcher.parallelism)
 
     @property
     def log_level(self) -> str:

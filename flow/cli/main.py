@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from flow.cli.agents import agents
+from flow.cli.board import board
 from flow.cli.config import config
 from flow.cli.dags import dags
 from flow.cli.database import db
@@ -14,7 +15,9 @@ from flow.cli.dispatcher import dispatcher
 from flow.cli.grammar import Command, Group, global_options, run
 from flow.cli.queues import queues
 from flow.cli.runs import runs
+from flow.cli.standalone import standalone
 from flow.cli.tasks import tasks
+from flow.cli.variables import variables
 from flow.errors import FlowError
 
 
@@ -44,7 +47,10 @@ def version() -> None:
         ) from error
 
 
-for _command in (db, dispatcher, dags, runs, tasks, queues, agents, config):
+for _command in (
+    *(standalone, db, dispatcher, dags, runs, tasks, variables),
+    *(queues, agents, board, config),
+):
     root.add_command(_command)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+
+from flow.visible import visible
 
 #: Columns that may be broken over lines on a narrow terminal; names and times never are.
 _PROSE = frozenset({"reason", "file", "queues", "message", "value", "description", "upstream"})
@@ -21,8 +22,6 @@ _STYLES = {
     "silent": "yellow",
     "up_for_retry": "yellow",
 }
-#: Nothing that a task or a DAG file says may steer the terminal.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 #: Wider than any table: into a file or a pipe nothing is wrapped.
 _UNBOUNDED = 100_000
 
@@ -95,4 +94,4 @@ def _cell(value: Any) -> str:
         case list() | tuple():
             return ", ".join(map(str, value))
         case _:
-            return _CONTROL.sub(lambda found: repr(found[0])[1:-1], str(value))
+            return visible(str(value))

@@ -36,7 +36,7 @@ def ask(invocation: Invocation, reader: Reader, kind: str, arguments: Mapping[st
     Raises :class:`FlowError` with the dispatcher's reason when it refuses.
     """
     intent_id = reader.request(kind, arguments, actor=actor(), at=datetime.now(UTC))
-    failure = wake(invocation.config().broker.url.reveal())
+    failure = wake(invocation.config())
     if failure is not None and invocation.verbose:
         invocation.warn(f"{failure}; the dispatcher was not woken and will look by itself")
     for pause in _pauses():

@@ -11,6 +11,7 @@ from flow.cli.grammar import Command, Group, output_option
 from flow.cli.invocation import Invocation, pass_invocation
 from flow.cli.names import name, run_argument
 from flow.cli.output import moment, print_listing, print_object
+from flow.cli.rerun import cancel
 
 if TYPE_CHECKING:
     from dispatcher.store.views import RunView
@@ -59,7 +60,10 @@ def show(invocation: Invocation, run_name: str, output: str) -> None:
         counts[task.state] = counts.get(task.state, 0) + 1
     fields = {
         **_row(run),
+        "run_type": run.run_type,
         "logical_date": moment(run.logical_date),
+        "data_interval_start": moment(run.data_interval_start),
+        "data_interval_end": moment(run.data_interval_end),
         "created_at": moment(run.created_at),
         "conf": dict(run.conf),
         "tasks": counts,
@@ -76,3 +80,6 @@ def _row(run: RunView) -> dict[str, Any]:
         "start_date": moment(run.start_date),
         "end_date": moment(run.end_date),
     }
+
+
+runs.add_command(cancel)

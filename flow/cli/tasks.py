@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from flow.cli.grammar import Command, Group, output_option
 from flow.cli.invocation import Invocation, pass_invocation
 from flow.cli.names import run_argument, task_argument
 from flow.cli.output import moment, print_listing
+from flow.cli.rerun import clear
+from flow.cli.trial import test_task
 from flow.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -37,12 +40,7 @@ def list_tasks(invocation: Invocation, run_name: str, output: str) -> None:
     """List the tasks of a run, with the reason why each waits or failed."""
     reader = invocation.reader()
     run = reader.find_run(run_name)
-    rows = []
-    for task in reader.tasks(run, datetime.now(UTC)):
-        row = {name: getattr(task, name) for name in _COLUMNS}
-        times = {name: moment(row[name]) for name in ("start_date", "end_date")}
-        rows.append({**row, **times})
-    print_listing(output, _COLUMNS, rows)
+    print_tasks(output, reader.tasks(run, datetime.now(UTC)))
     waits = reader.why_run_waits(run)
     if waits:
         invocation.say(f"run {run.name}: {waits}")
@@ -76,6 +74,19 @@ def logs(
         _print_stored(invocation, reader, run, task, try_number)
 
 
+tasks.add_command(test_task)
+
+
+def print_tasks(output: str, found: Iterable[TaskView]) -> None:
+    """Print task instances as a listing."""
+    rows = []
+    for task in found:
+        row = {name: getattr(task, name) for name in _COLUMNS}
+        times = {name: moment(row[name]) for name in ("start_date", "end_date")}
+        rows.append({**row, **times})
+    print_listing(output, _COLUMNS, rows)
+
+
 def _check_try(reader: Reader, run: RunView, task: TaskView, try_number: int | None) -> None:
     known = [item.try_number for item in reader.tries(task)]
     if try_number is not None and try_number not in known:
@@ -106,3 +117,6 @@ def _print_stored(
     sys.stdout.buffer.flush()
     if len(tries) > 1 and try_number is None:
         invocation.say(f"{task.task_id}: this was try {shown}; --try shows an earlier one")
+
+
+tasks.add_command(clear)

@@ -27,9 +27,12 @@ _PAUSE = 0.25
 _SHOWN = 80
 
 
+conf_option = click.option("--conf", metavar="JSON", help="Parameters of the run: a JSON object.")
+
+
 @click.command("trigger", cls=Command)
 @dag_argument
-@click.option("--conf", metavar="JSON", help="Parameters of the run: a JSON object.")
+@conf_option
 @click.option("--wait", is_flag=True, help="Follow the run; exit with 0 on success, 1 on failure.")
 @output_option
 @pass_invocation
@@ -39,12 +42,7 @@ def trigger(
     """Start a run of a DAG and print its id."""
     parameters = parse_conf(conf)
     reader = invocation.reader()
-    dag = reader.dag(dag_id)
-    if not dag.active:
-        raise FlowError(
-            f"dag {dag_id!r}: expected an active DAG, but {dag.spec.file} no longer holds it; "
-            "see `flow dags list` and `flow dags errors`"
-        )
+    dag = active_dag(reader, dag_id)
     _warn_of_obstacles(invocation, reader, dag)
     run_id = new_run_id(datetime.now(UTC), secrets.token_hex(2))
     request = {"dag_id": dag.dag_id, "run_id": run_id, "conf": parameters}
@@ -54,12 +52,23 @@ def trigger(
     state = None
     if wait:
         run = _created(reader, dag.dag_id, run_id, asked.intent_id)
-        state = Watch(invocation, reader).until_ended(run)
+        state = Watch(invocation.say, reader).until_ended(run)
     elif asked.done:
         state = _created(reader, dag.dag_id, run_id, asked.intent_id).state
     if output == "json":
         print_line({"run_id": run_id, "dag_id": dag.dag_id, "state": state})
     return int(wait and state is not RunState.SUCCESS)
+
+
+def active_dag(reader: Reader, dag_id: str) -> DagView:
+    """The DAG, which can run. Raises :class:`FlowError`."""
+    dag = reader.dag(dag_id)
+    if not dag.active:
+        raise FlowError(
+            f"dag {dag_id!r}: expected an active DAG, but {dag.spec.file} no longer holds it; "
+            "see `flow dags list` and `flow dags errors`"
+        )
+    return dag
 
 
 def parse_conf(text: str | None) -> dict[str, Any]:

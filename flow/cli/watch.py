@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from flow.cli.invocation import Invocation
 from flow.errors import StoreError
 from flow.states import RUN_TERMINAL, RunState, TaskState
 
@@ -24,8 +24,8 @@ _DATABASE_PATIENCE = 60.0
 class Watch:
     """Looks at one run again and again, and tells what has changed."""
 
-    def __init__(self, invocation: Invocation, reader: Reader) -> None:
-        self._say = invocation.say
+    def __init__(self, say: Callable[[str], None], reader: Reader) -> None:
+        self._say = say
         self._reader = reader
         self._told: dict[int, str] = {}
         self._run_told = ""
@@ -35,13 +35,14 @@ class Watch:
         """Wait for the end of *run*; the state it ends in."""
         while True:
             began = time.monotonic()
-            run = self._look(run)
+            run = self.look(run)
             if run.state in RUN_TERMINAL:
                 self._say(f"run {run.name}: {run.state}")
                 return run.state
             time.sleep(max(_PAUSE, _REST * (time.monotonic() - began)))
 
-    def _look(self, run: RunView) -> RunView:
+    def look(self, run: RunView) -> RunView:
+        """Tell what has changed; the run as it is now."""
         try:
             current = self._reader.run(run.dag_id, run.run_id) or run
             tasks = self._reader.tasks(current, datetime.now(UTC))

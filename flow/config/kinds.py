@@ -162,6 +162,7 @@ def _commas(text: str) -> object:
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
+INTERPRETER_OF_QUEUE = NameRule(re.compile(r"[A-Za-z0-9_.-]{1,100}=[^,\0]+"), "QUEUE=INTERPRETER")
 #: POSIX 1-2017, 3.235 Name.
 VARIABLE = NameRule(re.compile(r"[A-Za-z_][A-Za-z0-9_]*"), "letters, digits, '_', no digit first")
 

@@ -12,6 +12,7 @@ from typing import Any
 from flow.config import kinds
 from flow.config.kinds import Kind
 from flow.config.secret import SecretUrl
+from flow.dagspec import MAX_XCOM_BYTES
 from flow.names import AGENT, QUEUE
 
 
@@ -82,6 +83,11 @@ class DatabaseSettings:
         )
     )
 
+    @property
+    def is_sqlite(self) -> bool:
+        """One machine, and perhaps no broker."""
+        return self.url.scheme == "sqlite"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DagsSettings:
@@ -117,6 +123,16 @@ class DagsSettings:
     parse_timeout: float = field(
         default=30.0,
         metadata=_means(kinds.seconds(), "Seconds after which the reading of a file is given up."),
+    )
+    bundle_file_max_bytes: int = field(
+        default=64 * 1024 * 1024,
+        metadata=_means(
+            kinds.whole(0, 1024**3), "The largest file of the folder that is shipped to nodes."
+        ),
+    )
+    bundle_max_bytes: int = field(
+        default=256 * 1024 * 1024,
+        metadata=_means(kinds.whole(0, 64 * 1024**3), "All files that are shipped, together."),
     )
 
 
@@ -156,6 +172,13 @@ class DispatcherSettings:
         default=10.0,
         metadata=_means(
             kinds.seconds(), "Seconds between two comparisons of the database with the broker."
+        ),
+    )
+    parallelism: int = field(
+        default=0,
+        metadata=_means(
+            kinds.whole(0, 1_000_000),
+            "Tasks of all DAGs that may be queued or running at the same time; 0 for any number.",
         ),
     )
     max_active_runs_per_dag: int = field(
@@ -208,6 +231,13 @@ class AgentSettings:
             kinds.whole(0, 16 * 1024**3), "Output kept per try; the rest is counted only."
         ),
     )
+    cache_max_bytes: int = field(
+        default=4 * 1024**3,
+        metadata=_means(
+            kinds.whole(0, 1024**4),
+            "Shipped DAG folders kept in `<home>/cache`; those in use stay in any case.",
+        ),
+    )
     claim_resend_interval: float = field(
         default=2.0,
         metadata=_means(kinds.seconds(), "Seconds before an unanswered message is sent again."),
@@ -217,6 +247,33 @@ class AgentSettings:
         metadata=_means(
             kinds.names(kinds.VARIABLE, least=0),
             "Variables of the agent's own environment that its tasks see.",
+        ),
+    )
+    python: str | None = field(
+        default=None,
+        metadata=_means(
+            kinds.text("the path or name of a Python interpreter"),
+            "The interpreter of Python tasks that name none, where it is not flow's own.",
+        ),
+    )
+    python_for: tuple[str, ...] = field(
+        default=(),
+        metadata=_means(
+            kinds.names(kinds.INTERPRETER_OF_QUEUE, least=0),
+            "The same for single queues, as in `gpu=/opt/torch/bin/python`.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XComSettings:
+    """What tasks leave for each other."""
+
+    max_bytes: int = field(
+        default=256 * 1024,
+        metadata=_means(
+            kinds.whole(1024, MAX_XCOM_BYTES),
+            "Results that one try of a task may push, all of them as JSON. Agents read it.",
         ),
     )
 
@@ -276,6 +333,7 @@ class Config:
     core: CoreSettings
     dispatcher: DispatcherSettings
     agent: AgentSettings
+    xcom: XComSettings
     lease: LeaseSettings
     logs: LogsSettings
     file: Path | None = None
@@ -293,14 +351,15 @@ SECTION_CLASSES: Mapping[str, type[Any]] = {
     "core": CoreSettings,
     "dispatcher": DispatcherSettings,
     "agent": AgentSettings,
+    "xcom": XComSettings,
     "lease": LeaseSettings,
     "logs": LogsSettings,
 }
 SECTIONS = frozenset(SECTION_CLASSES)
 #: What an agent reads: nothing of the database, the DAG files or the stored logs.
-AGENT_SECTIONS = frozenset({"broker", "agent", "lease"})
+AGENT_SECTIONS = frozenset({"broker", "agent", "lease", "xcom"})
 #: What the dispatcher reads.
-DISPATCHER_SECTIONS = SECTIONS - {"agent"}
+DISPATCHER_SECTIONS = SECTIONS - {"agent", "xcom"}
 
 
 def _spec(section: str, item: Field[Any]) -> Spec:

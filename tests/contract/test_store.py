@@ -21,16 +21,22 @@ from dispatcher.core.records import (
     CloseTry,
     EndSession,
     InsertRun,
+    LastScheduled,
     RunRow,
+    RunType,
     SaveAgent,
+    SetCancelled,
     SetPaused,
+    SetWish,
     Snapshot,
     TaskRow,
     TouchAgents,
+    Wish,
     Write,
 )
 from dispatcher.store import Store, migrate, models, open_database
 from flow.errors import EpochLost, GuardFailed
+from flow.schedules import Interval
 from flow.states import RunEvent, RunState, TaskEvent, TaskState
 from tests.contract.store_fixtures import (
     START,
@@ -664,3 +670,160 @@ def test_the_run_of_a_try_is_found_by_its_token_only(store: Store) -> None:
     assert store.run_of_try(1, 1, 1000) == 1
     assert store.run_of_try(1, 1, 999) is None
     assert store.run_of_try(1, 2, 1000) is None
+
+
+# -- wishes, and runs that have ended ----------------------------------------------------------
+
+
+def running(store: Store, token: int = 1000) -> int:
+    """A reign whose task instance 1 runs under *token*."""
+    epoch = reign_with_run(store)
+    store.commit(
+        epoch,
+        [
+            move_run(1, RunEvent.START, RunState.QUEUED),
+            move_task(1, TaskEvent.SCHEDULE),
+            move_task(1, TaskEvent.QUEUE, TaskState.SCHEDULED),
+            move_task(1, TaskEvent.GRANT, TaskState.QUEUED, token=token),
+        ],
+    )
+    return epoch
+
+
+def wish(token: int = 1000) -> SetWish:
+    return SetWish(task_pk=1, token=token, wish=Wish.CANCEL, actor="user ada", at=at(1))
+
+
+def test_a_wish_is_kept_on_the_live_token_and_leaves_a_line(store: Store) -> None:
+    epoch = running(store)
+    store.commit(epoch, [wish(), SetCancelled(run_pk=1, by="user ada", actor="user ada", at=at(1))])
+    snapshot = store.load()
+    assert (snapshot.tasks[0].wish, snapshot.tasks[0].wish_by) == (Wish.CANCEL, "user ada")
+    assert snapshot.runs[0].cancelled_by == "user ada"
+    lines = [(row["actor"], row["event"]) for row in rows_of(models.Audit, store.database)]
+    assert lines[-2:] == [("user ada", "ask to cancel"), ("user ada", "cancel")]
+
+
+def test_a_wish_on_a_token_that_has_ended_fails_the_guard(store: Store) -> None:
+    epoch = running(store)
+    with pytest.raises(GuardFailed):
+        store.commit(epoch, [wish(token=999)])
+    assert store.load().tasks[0].wish is Wish.NONE
+
+
+def test_a_wish_and_the_end_of_its_token_in_one_flush_leave_no_wish(store: Store) -> None:
+    epoch = running(store)
+    end = move_task(1, TaskEvent.FAIL, TaskState.RUNNING, 1000, wish=Wish.NONE, wish_by="")
+    store.commit(epoch, [wish(), end])
+    assert store.load().tasks[0].wish is Wish.NONE
+
+
+def test_a_run_that_has_ended_is_loaded_by_name_with_all_its_tasks(store: Store) -> None:
+    epoch = running(store)
+    store.commit(
+        epoch,
+        [
+            SetCancelled(run_pk=1, by="user ada", actor="user ada", at=at(1)),
+            move_task(1, TaskEvent.FAIL, TaskState.RUNNING, 1000),
+            move_run(1, RunEvent.FAIL, RunState.RUNNING, at(2)),
+        ],
+    )
+    assert store.load().runs == ()
+    loaded = store.load_run("etl", "run-1")
+    assert loaded is not None
+    assert (loaded.run.state, loaded.run.end_date) == (RunState.FAILED, at(2))
+    assert [(task.id, task.state) for task in loaded.tasks] == [(1, TaskState.FAILED)]
+    assert loaded.spec.dag_id == "etl"
+    assert store.load_run("etl", "run-2") is None
+
+
+def test_a_restarted_run_forgets_its_dates_and_who_cancelled_it(store: Store) -> None:
+    epoch = running(store)
+    store.commit(
+        epoch,
+        [
+            SetCancelled(run_pk=1, by="user ada", actor="user ada", at=at(1)),
+            move_task(1, TaskEvent.FAIL, TaskState.RUNNING, 1000),
+            move_run(1, RunEvent.FAIL, RunState.RUNNING, at(2)),
+            move_task(1, TaskEvent.CLEAR, TaskState.FAILED, 1000),
+            move_run(1, RunEvent.RESTART, RunState.FAILED, at(3)),
+        ],
+    )
+    (run,) = store.load().runs
+    assert (run.state, run.start_date, run.end_date) == (RunState.QUEUED, None, None)
+    assert run.cancelled_by == ""
+
+
+# -- runs by schedule --------------------------------------------------------------------------
+
+
+def scheduled(pk: int, version_id: int, hour: int, **given: Any) -> RunRow:
+    """The run of one hour of the story."""
+    start = at(3600 * hour)
+    values: dict[str, Any] = {
+        "run_id": f"scheduled__{start.isoformat()}",
+        "run_type": RunType.SCHEDULED,
+        "logical_date": start,
+        "data_interval_start": start,
+        "data_interval_end": at(3600 * (hour + 1)),
+    }
+    return run_row(pk, version_id, **{**values, **given})
+
+
+def test_the_latest_run_by_schedule_is_loaded_even_when_all_have_ended(store: Store) -> None:
+    epoch = store.begin_reign("one", START)
+    [etl, other] = store.record_dags(epoch, "etl.py", [spec(), spec("other")], "", START)
+    runs = [
+        scheduled(1, etl.version_id, 7),
+        scheduled(2, etl.version_id, 8),
+        scheduled(3, etl.version_id, 6),
+        run_row(4, etl.version_id, logical_date=at(9 * 3600)),
+        scheduled(5, other.version_id, 1, dag_id="other"),
+    ]
+    inserts = [InsertRun(run=run, tasks=()) for run in runs]
+    moves = [move_run(pk, RunEvent.START, RunState.QUEUED) for pk in range(1, 6)]
+    moves += [move_run(pk, RunEvent.SUCCEED, RunState.RUNNING) for pk in range(1, 6)]
+    store.commit(epoch, [*inserts, *moves])
+    store.retire_file(epoch, "etl.py", START)
+    loaded = store.load()
+    assert loaded.runs == ()
+    assert loaded.last_scheduled == {
+        "etl": LastScheduled(run_pk=2, interval=Interval(at(8 * 3600), at(9 * 3600))),
+        "other": LastScheduled(run_pk=5, interval=Interval(at(3600), at(7200))),
+    }
+    assert loaded.past == {}
+
+
+def test_an_interval_has_one_run_whoever_creates_it(store: Store) -> None:
+    epoch = store.begin_reign("one", START)
+    [dag] = store.record_dags(epoch, "etl.py", [spec()], "", START)
+    store.commit(epoch, [InsertRun(run=scheduled(1, dag.version_id, 7), tasks=())])
+    with pytest.raises(GuardFailed):
+        store.commit(epoch, [InsertRun(run=scheduled(2, dag.version_id, 7), tasks=())])
+
+
+def test_tasks_without_success_are_loaded_of_runs_that_others_follow(store: Store) -> None:
+    epoch = store.begin_reign("one", START)
+    [dag] = store.record_dags(epoch, "etl.py", [spec()], "", START)
+    rows = [
+        scheduled(1, dag.version_id, 1),
+        scheduled(2, dag.version_id, 2, previous_pk=1),
+        scheduled(3, dag.version_id, 3, previous_pk=2),
+        scheduled(4, dag.version_id, 4, previous_pk=3),
+    ]
+    inserts = [
+        InsertRun(run=row, tasks=(task_row(10 * row.id, row.id), task_row(10 * row.id + 1, row.id)))
+        for row in rows
+    ]
+    store.commit(epoch, inserts)
+    for pk in (1, 2, 4):  # the third goes on
+        skipped = move_task(10 * pk, TaskEvent.SKIP)
+        failed = move_task(10 * pk + 1, TaskEvent.UPSTREAM_FAIL)
+        started = move_run(pk, RunEvent.START, RunState.QUEUED)
+        store.commit(epoch, [skipped, failed, started])
+        store.commit(epoch, [move_run(pk, RunEvent.FAIL, RunState.RUNNING)])
+    assert store.load().past == {2: frozenset({"task-21"}), 4: frozenset({"task-41"})}
+    run_id = f"scheduled__{at(3 * 3600).isoformat()}"
+    cleared = store.load_run("etl", run_id)
+    assert cleared is not None
+    assert cleared.past == frozenset({"task-21"})

@@ -13,7 +13,7 @@ from dispatcher.store.reader import Reader
 from flow import topology, wire
 from flow.cli.broker import open_channel
 from flow.cli.main import main
-from flow.cli.wake import wake
+from flow.cli.wake import wake_by_broker
 from flow.errors import BrokerRefused, TransportError
 from tests.database_world import DatabaseWorld, dag, task
 from tests.waiting import until
@@ -24,7 +24,7 @@ def test_the_bell_rings_on_the_events_exchange(broker_url: str) -> None:
         channel.exchange_declare(topology.EVENTS, exchange_type="topic", durable=True)
         channel.queue_declare("listener", exclusive=True)
         channel.queue_bind("listener", topology.EVENTS, topology.WAKE_KEY)
-        assert wake(broker_url) is None
+        assert wake_by_broker(broker_url) is None
         bodies: list[bytes] = []
 
         def heard() -> bool:
@@ -37,7 +37,7 @@ def test_the_bell_rings_on_the_events_exchange(broker_url: str) -> None:
 
 
 def test_a_broker_that_has_never_seen_a_dispatcher_is_told(broker_url: str) -> None:
-    failure = wake(broker_url)
+    failure = wake_by_broker(broker_url)
     assert failure is not None
     assert "no exchange 'flow.events'" in str(failure)
 

@@ -508,11 +508,10 @@ def test_what_is_below_an_unreadable_folder_is_not_taken_for_removed() -> None:
 
 async def test_links_are_followed_once(tmp_path: Path) -> None:
     folder = tmp_path / "dags"
-    write_dag(tmp_path / "elsewhere" / "x.py", "d")
-    folder.mkdir()
-    (folder / "linked").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "back").symlink_to(folder)
-    (folder / "dangling.py").symlink_to(tmp_path / "nothing.py")
+    write_dag(folder / ".hidden" / "x.py", "d")
+    (folder / "linked").symlink_to(folder / ".hidden")
+    (folder / ".hidden" / "back").symlink_to(folder)
+    (folder / "dangling.py").symlink_to(folder / "nothing.py")
     (folder / "self.py").symlink_to(folder / "self.py")
     async with processing(folder) as heard:
         await heard.everything()

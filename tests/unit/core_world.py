@@ -14,17 +14,23 @@ from dispatcher.core.records import (
     DagRow,
     InsertRun,
     Intent,
+    LastScheduled,
+    LoadedRun,
     MoveRun,
     MoveTask,
     RunRow,
+    RunType,
     SaveAgent,
+    SetCancelled,
+    SetWish,
     Snapshot,
     TaskRow,
     Write,
 )
 from flow import wire
 from flow.dagspec import DagSpec, TaskSpec
-from flow.states import RunState, TaskState
+from flow.schedules import Interval
+from flow.states import RunEvent, RunState, TaskState
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LEASE = 60.0
@@ -82,15 +88,25 @@ class World:
 
     # -- what happens ---------------------------------------------------------------------------
 
+    def change(self, spec: DagSpec, *, active: bool = True) -> None:
+        """Its file was read again; due runs are made at once."""
+        version = 1 + max(self.core.state.plans, default=0)
+        paused = spec.dag_id in self.core.state.dags and self.core.state.dags[spec.dag_id].paused
+        row = DagRow(
+            dag_id=spec.dag_id, version_id=version, spec=spec, active=active, paused=paused
+        )
+        self.core.dags_changed([row])
+        self.pass_time(0)
+
     def trigger(self, dag_id: str, run_id: str = "run") -> str:
         """Returns the error, if the request is refused."""
         return self.request("trigger", dag_id=dag_id, run_id=run_id, conf={})
 
-    def request(self, kind: str, **arguments: Any) -> str:
+    def request(self, kind: str, loaded: LoadedRun | None = None, **arguments: Any) -> str:
         intent = Intent(
             id=next(self.intents), kind=kind, arguments=arguments, created_at=self.now.wall
         )
-        effects = self.take(self.core.request([intent], self.now))
+        effects = self.take(self.core.request([intent], self.now, {intent.id: loaded}))
         closed = [write for write in effects.writes if isinstance(write, CloseIntent)]
         assert [write.intent_id for write in closed] == [intent.id]
         return closed[0].error
@@ -208,6 +224,17 @@ class World:
         self.markers, self.published = [], []
         self.take(self.core.begin(self.now))
 
+    def loaded(self, run_id: str) -> LoadedRun | None:
+        """A run as the database has it."""
+        replay = Replay(self.core.state.dags, self.writes)
+        for run in replay.runs.values():
+            if run.run_id == run_id:
+                tasks = tuple(row for row in replay.tasks.values() if row.run_pk == run.id)
+                spec = self.core.state.plans[run.version_id].spec
+                past = replay.past(run.previous_pk or 0)
+                return LoadedRun(run=run, tasks=tasks, spec=spec, past=past)
+        return None
+
     # -- what is seen ---------------------------------------------------------------------------
 
     def task(self, task_id: str, run_id: str = "run") -> TaskRow:
@@ -252,10 +279,17 @@ class Replay:
                 run = self.runs[write.run_pk]
                 assert run.state is write.source
                 run.state = write.target
+                if write.event is RunEvent.RESTART:
+                    run.cancelled_by = ""
+            case SetCancelled():
+                self.runs[write.run_pk].cancelled_by = write.by
+            case SetWish():
+                row = self.tasks[write.task_pk]
+                assert (row.state, row.token) == (TaskState.RUNNING, write.token)
+                row.wish, row.wish_by = write.wish, write.actor
             case MoveTask():
                 row = self.tasks[write.task_pk]
                 assert (row.state, row.token) == (write.source, write.token_before)
-                assert row.state is not TaskState.SUCCESS
                 for name, value in write.values.items():
                     setattr(row, name, value)
                 assert row.token >= write.token_before
@@ -275,9 +309,36 @@ class Replay:
             runs=tuple(open_runs.values()),
             tasks=tuple(row for row in self.tasks.values() if row.run_pk in open_runs),
             agents=tuple(self.agents.values()),
+            last_scheduled=self._last_scheduled(),
+            past=self._pasts(open_runs),
             last_run_pk=max(self.runs, default=0),
             last_task_pk=max(self.tasks, default=0),
             last_token=max((row.token for row in self.tasks.values()), default=0),
+        )
+
+    def _last_scheduled(self) -> dict[str, LastScheduled]:
+        found = {}
+        for run in sorted(self.runs.values(), key=lambda run: run.logical_date or START):
+            if run.run_type is RunType.SCHEDULED:
+                assert run.data_interval_start
+                assert run.data_interval_end
+                interval = Interval(run.data_interval_start, run.data_interval_end)
+                found[run.dag_id] = LastScheduled(run_pk=run.id, interval=interval)
+        return found
+
+    def _pasts(self, open_runs: dict[int, RunRow]) -> dict[int, frozenset[str]]:
+        asked = {run.previous_pk for run in open_runs.values() if run.previous_pk is not None}
+        asked |= {last.run_pk for last in self._last_scheduled().values()}
+        pasts = {pk: self.past(pk) for pk in asked - open_runs.keys()}
+        return {pk: names for pk, names in pasts.items() if names}
+
+    def past(self, run_pk: int) -> frozenset[str]:
+        """The tasks of a run that have not succeeded."""
+        good = (TaskState.SUCCESS, TaskState.SKIPPED)
+        return frozenset(
+            row.task_id
+            for row in self.tasks.values()
+            if row.run_pk == run_pk and row.state not in good
         )
 
 

@@ -540,3 +540,21 @@ def test_the_second_signal_kills_and_the_third_stops() -> None:
     assert world.effects(do.Kill) == [do.Kill(11, 0.0, STOPPED)]
     world.tell(on.Interrupt())
     assert world.did == [do.Stop(130, "interrupted")]
+
+
+def test_a_task_that_is_to_stop_is_told_once_however_often_the_dispatcher_says_so() -> None:
+    world = World().greet().run()
+    stop = wire.Stop(session=1, token=11, reason="cancelled by user ada")
+    world.reply(stop)
+    assert world.effects(do.Kill) == [do.Kill(11, 5.0, "cancelled by user ada")]
+    world.reply(stop)
+    assert world.effects(do.Kill) == []
+    world.exit(11, signal=15, killed="cancelled by user ada")
+    (spool,) = world.effects(do.Spool)
+    assert (spool.result.state, spool.result.reason) == ("failed", "cancelled by user ada")
+
+
+def test_a_stop_for_a_token_that_does_not_run_here_changes_nothing() -> None:
+    world = World().greet().run()
+    world.reply(wire.Stop(session=1, token=99, reason="cancelled by user ada"))
+    assert world.did == []

@@ -55,6 +55,18 @@ def test_the_environment_is_clean(tmp_path: Path) -> None:
     }
 
 
+def test_a_task_is_told_what_its_run_is_about(tmp_path: Path) -> None:
+    moments = ("2026-11-20T00:00:00+00:00", "2026-11-21T00:00:00+00:00")
+    command = prepare(
+        tmp_path,
+        logical_date=moments[0],
+        data_interval_start=moments[0],
+        data_interval_end=moments[1],
+    )
+    names = ("FLOW_LOGICAL_DATE", "FLOW_DATA_INTERVAL_START", "FLOW_DATA_INTERVAL_END")
+    assert [command.env[name] for name in names] == [moments[0], *moments]
+
+
 def test_named_variables_are_passed_but_never_the_agents_own_secrets(tmp_path: Path) -> None:
     command = prepare(tmp_path, pass_env=("WANTED", "FLOW_BROKER_URL", "FLOW_DATABASE_URL", "NO"))
     assert command.env["WANTED"] == "yes"

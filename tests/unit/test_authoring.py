@@ -157,6 +157,17 @@ with DAG('d', doc_md='x', default_args={carried!r}, is_paused_upon_creation=Fals
     assert dag.tasks[0].retries == 0
 
 
+def test_a_task_may_wait_for_itself_in_the_run_before() -> None:
+    (dag,) = author(
+        """
+with DAG('d', default_args={'depends_on_past': True}):
+    BashOperator(task_id='a', bash_command='true')
+    BashOperator(task_id='b', bash_command='true', depends_on_past=False)
+"""
+    )
+    assert [task.depends_on_past for task in dag.tasks] == [True, False]
+
+
 def test_the_owner_of_a_dag_is_that_of_its_tasks() -> None:
     (dag, empty) = author(
         """

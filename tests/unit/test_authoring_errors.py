@@ -11,11 +11,11 @@ ID = "1 to 250 letters, digits, '_', '-', '.', not beginning with '-' or '.'"
 SECONDS = "a timedelta or a number of seconds"
 DAG_NAMES = (
     "catchup, dag_id, default_args, description, end_date, max_active_runs, max_active_tasks, "
-    "schedule, start_date, tags, timezone"
+    "params, schedule, start_date, tags, timezone"
 )
 TASK_NAMES = (
-    "cwd, env, execution_timeout, on_agent_lost, owner, priority_weight, queue, retries, "
-    "retry_delay"
+    "cwd, depends_on_past, env, execution_timeout, on_agent_lost, owner, priority_weight, "
+    "python, queue, retries, retry_delay, trigger_rule"
 )
 
 
@@ -97,8 +97,8 @@ TASK_NAMES = (
         (
             "schedule='@continuous', start_date=datetime(2025, 1, 1)",
             (
-                "argument 'max_active_runs': expected 1 with schedule '@continuous', got 16; "
-                "add max_active_runs=1"
+                "argument 'schedule': expected a schedule that says when, got '@continuous'; "
+                "use for example timedelta(seconds=10) and max_active_runs=1"
             ),
         ),
         ("default_args=[1]", "argument 'default_args': expected a dict, got [1]"),
@@ -128,10 +128,10 @@ TASK_NAMES = (
             ),
         ),
         (
-            "default_args={'depends_on_past': True}",
+            "default_args={'wait_for_downstream': True}",
             (
-                "expected None or False for 'depends_on_past', got True; "
-                "flow does not look at earlier runs, leave it out"
+                "expected None or False for 'wait_for_downstream', got True; "
+                "a task waits for nothing but itself in the run before, use depends_on_past"
             ),
         ),
         ("schedul=None", "expected an argument of DAG, got 'schedul'; did you mean 'schedule'?"),
@@ -211,11 +211,24 @@ def test_a_dag_that_is_wrong(arguments: str, text: str) -> None:
             "argument 'env': expected names of variables without '=', got 'A=B'",
         ),
         (
-            "env={'A': '{{ ds }}'}",
+            "env={'A': 'x' * 131072}",
             (
-                "argument 'env': 'A': expected text without templates, which are not rendered, "
-                "got '{{ ds }}'; use the FLOW_* variables of the task's environment, "
-                "or write literal braces apart ('{''{' in a shell)"
+                "argument 'env': 'A': expected at most 131071 bytes, got 131072; "
+                "put a longer script into a file and call it"
+            ),
+        ),
+        (
+            "cwd='/data/{{ ds }}'",
+            (
+                "argument 'cwd': expected text without templates, which are not rendered here, "
+                "got '/data/{{ ds }}'; write it as it is"
+            ),
+        ),
+        (
+            "python='bin/python'",
+            (
+                "argument 'python': expected the absolute path or the name of a Python "
+                "interpreter, got 'bin/python'"
             ),
         ),
         (
@@ -245,22 +258,6 @@ def test_a_dag_that_is_wrong(arguments: str, text: str) -> None:
         ("bash_command=' '", "argument 'bash_command': expected a shell command, got ' '"),
         ("bash_command=['ls']", "argument 'bash_command': expected text, got ['ls']"),
         (
-            "bash_command='echo {{ ds }}'",
-            (
-                "argument 'bash_command': expected text without templates, which are not rendered, "
-                "got 'echo {{ ds }}'; use the FLOW_* variables of the task's environment, "
-                "or write literal braces apart ('{''{' in a shell)"
-            ),
-        ),
-        (
-            "bash_command='{% if x %}'",
-            (
-                "argument 'bash_command': expected text without templates, which are not rendered, "
-                "got '{% if x %}'; use the FLOW_* variables of the task's environment, "
-                "or write literal braces apart ('{''%' in a shell)"
-            ),
-        ),
-        (
             f"bash_command='x' * {MAX_ARGUMENT_BYTES + 1}",
             (
                 "argument 'bash_command': expected at most 131071 bytes, got 131072; "
@@ -284,10 +281,11 @@ def test_a_dag_that_is_wrong(arguments: str, text: str) -> None:
         ),
         ("dag='d'", "argument 'dag': expected a DAG, got 'd'"),
         (
-            "trigger_rule='all_done'",
+            "trigger_rule='all_don'",
             (
-                "expected 'all_success' for 'trigger_rule', got 'all_done'; "
-                "flow starts a task when all upstream ones succeed, leave it out"
+                "argument 'trigger_rule': expected 'all_success' or 'all_done' or 'all_failed' or "
+                "'one_success' or 'one_failed' or 'none_failed' or 'none_failed_min_one_success' "
+                "or 'none_skipped' or 'always', got 'all_don'; did you mean 'all_done'?"
             ),
         ),
         (
@@ -318,7 +316,7 @@ def test_a_task_that_is_wrong(arguments: str, text: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("depends_on_past", "wait_for_downstream", "trigger_rule", "weight_rule", "pool", "sla"),
+        *("wait_for_downstream", "templates_dict", "weight_rule", "pool", "sla"),
         *("on_success_callback", "on_retry_callback", "retry_exponential_backoff", "run_as_user"),
         *("executor", "executor_config", "task_concurrency", "max_active_tis_per_dag", "mode"),
         *("outlets", "params", "skip_on_exit_code", "timeout", "deferrable", "do_xcom_push"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from flow.cli.main import main
 from tests.database_world import DatabaseWorld, dag, serving, task
 
 CHAIN = dag("chain", task("a", queue="q1"), task("b", "a", queue="q2"))
-OTHER = dag("other", task("x"), owner="ann", schedule="0 3 * * *", description="nightly")
+LATER = {"start_date": "2099-01-01T00:00:00+00:00", "timezone": "Europe/Berlin"}
+OTHER = dag("other", task("x"), owner="ann", schedule="0 3 * * *", description="nightly", **LATER)
 
 
 class Result(NamedTuple):
@@ -115,14 +116,54 @@ def test_dags_are_listed_with_the_agreed_keys(flow: Flow) -> None:
             "dag_id": "other",
             "paused": False,
             "schedule": "0 3 * * *",
-            "next_run": None,
+            "next_run": "2099-01-02T02:00:00.000000+00:00",
             "owner": "ann",
             "file": "other.py",
         },
     ]
-    assert result.err == (
-        "flow: schedules start no runs before the next release; trigger by hand: other\n"
+    assert result.err == ""
+
+
+@pytest.mark.usefixtures("world")
+def test_the_next_runs_are_listed_in_utc_and_in_the_dags_zone(flow: Flow) -> None:
+    first, second = flow("dags", "next", "other", "-n", "2", "--output", "json").json
+    assert first == {
+        "logical_date": "2099-01-01T02:00:00.000000+00:00",
+        "data_interval_start": "2099-01-01T02:00:00.000000+00:00",
+        "data_interval_end": "2099-01-02T02:00:00.000000+00:00",
+        "due": "2099-01-02T02:00:00.000000+00:00",
+        "logical_date_local": "2099-01-01T03:00:00.000000+01:00",
+        "due_local": "2099-01-02T03:00:00.000000+01:00",
+    }
+    assert second["logical_date"] == first["due"]
+    assert len(flow("dags", "next", "other").out.splitlines()) == 11
+    none = flow("dags", "next", "chain")
+    assert (none.code, none.err) == (0, "flow: dag chain has no schedule; it runs when triggered\n")
+
+
+def test_a_paused_dag_has_no_next_run(flow: Flow, world: DatabaseWorld) -> None:
+    Reader(world.database).request("pause", {"dag_id": "other"}, actor="u", at=datetime.now(UTC))
+    world.serve_requests()
+    assert flow("dags", "show", "other", "--output", "json").json["next_run"] is None
+    assert flow("dags", "next", "other", "-n", "1").err == (
+        "flow: warning: dag other is paused: it runs none of these before it is unpaused\n"
     )
+
+
+def test_a_run_by_schedule_shows_what_it_is_about_and_what_holds_it_back(
+    flow: Flow, world: DatabaseWorld
+) -> None:
+    noon = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
+    about = {"schedule": "PT1H", "start_date": noon.isoformat(), "catchup": True}
+    world.record(dag("hourly", task("t", depends_on_past=True), **about))
+    world.take(world.core.tick(world.now()))
+    names = [f"scheduled__{(noon + timedelta(hours=n)).isoformat()}" for n in (0, 1)]
+    shown = flow("runs", "show", f"hourly/{names[1]}", "--output", "json").json
+    assert shown["run_type"] == "scheduled"
+    assert shown["logical_date"] == shown["data_interval_start"]
+    assert [row["run_id"] for row in flow("runs", "list", "--output", "json").json] == names[::-1]
+    [held] = flow("tasks", "list", f"hourly/{names[1]}", "--output", "json").json
+    assert held["reason"] == f"depends_on_past: it is queued in {names[0]}"
 
 
 @pytest.mark.usefixtures("world")
@@ -247,7 +288,7 @@ def test_a_request_that_the_dispatcher_refuses_exits_1_with_its_reason(
     flow: Flow, world: DatabaseWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The DAG goes after the command has looked and before the dispatcher does.
-    def gone(_: str) -> None:
+    def gone(_: object) -> None:
         world.core.dags_changed(world.store.retire_file(world.epoch, "other.py", datetime.now(UTC)))
         world.serve_requests()
 

@@ -27,13 +27,13 @@ WRONG_LINES = {
     "no command": (
         "",
         (
-            "flow: expected a command (agents, config, dags, db, dispatcher, queues, runs, tasks "
-            "or version), got none; see `flow --help`"
+            "flow: expected a command (agents, board, config, dags, db, dispatcher, queues, runs, "
+            "standalone, tasks, variables or version), got none; see `flow --help`"
         ),
     ),
     "a noun alone": (
         "runs",
-        "flow: runs: expected a command (list or show), got none; see `flow runs --help`",
+        "flow: runs: expected a command (cancel, list or show), got none; see `flow runs --help`",
     ),
     "a misspelt noun": ("dgas list", "flow: unknown command 'dgas'; did you mean 'dags'?"),
     "a misspelt verb": ("dags lsit", "flow: dags: unknown command 'lsit'; did you mean 'list'?"),

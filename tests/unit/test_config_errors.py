@@ -51,7 +51,7 @@ def error_of_variable(**variables: str) -> str:
             "[celery]\nslots = 1",
             (
                 "flow.toml:1: unknown section [celery]; there are agent, broker, core, dags, "
-                "database, dispatcher, lease, logs"
+                "database, dispatcher, lease, logs, xcom"
             ),
         ),
         (

@@ -117,6 +117,15 @@ class HostileWorld(RuleBasedStateMachine):
     def observe(self, queue: str, ready: int) -> None:
         self.world.take(self.world.core.queue_observed(queue, ready))
 
+    @rule(data=st.data(), kind=st.sampled_from(["clear", "cancel"]), one=st.booleans())
+    def wish(self, data: st.DataObject, kind: str, one: bool) -> None:
+        if self.number:
+            run_id = f"run{data.draw(st.integers(1, self.number))}"
+            arguments = {"dag_id": "d", "run_id": run_id}
+            if kind == "clear" and one:
+                arguments["task_id"] = data.draw(st.sampled_from(["top", "left", "join"]))
+            self.world.request(kind, loaded=self.world.loaded(run_id), **arguments)
+
     @rule(paused=st.booleans())
     def pause(self, paused: bool) -> None:
         self.world.request("pause" if paused else "unpause", dag_id="d")

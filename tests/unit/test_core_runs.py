@@ -151,4 +151,18 @@ def test_an_intent_is_carried_out_once() -> None:
 def test_an_unknown_kind_of_intent_is_closed_with_the_reason() -> None:
     world = World(chain(1))
     error = world.request("explode", dag_id="chain")
-    assert error == "intent: expected trigger, pause or unpause, got 'explode'"
+    assert error == "intent: expected one of trigger, pause, unpause, cancel, clear, got 'explode'"
+
+
+def test_at_most_parallelism_tasks_of_all_dags_are_queued_or_running_the_best_first() -> None:
+    low = dag("low", *(task(f"l{n}", queue="q1") for n in range(6)))
+    high = dag("high", *(task(f"h{n}", queue="q2", priority_weight=9 - n) for n in range(6)))
+    world = World(low, high, rules=Rules(parallelism=3))
+    world.hello(queues=("q1", "q2"), slots=20)
+    world.trigger("low", "r1")
+    world.trigger("high", "r2")
+    order = []
+    for done in range(12):
+        assert sum(world.core.state.active_tasks.values()) == min(3, 12 - done)
+        order.append(world.run_next().task_id)
+    assert order == ["l0", "l1", "l2", *(f"h{n}" for n in range(6)), "l3", "l4", "l5"]

@@ -41,6 +41,14 @@ class FakePublisher:
         raise AssertionError(queue)
 
 
+class FakeShipping:
+    def __init__(self) -> None:
+        self.asked: list[wire.PiecesWanted] = []
+
+    def ask(self, message: wire.PiecesWanted) -> None:
+        self.asked.append(message)
+
+
 class Court:
     """A reign with a database that only remembers."""
 
@@ -52,6 +60,7 @@ class Court:
         now = Instant(START, 0.0)
         self.core = Core(Snapshot(), reign=1, rules=Rules(), now=now)
         self.flusher = Flusher(self.commit, lambda _: None)
+        self.shipping = FakeShipping()
         self.reign = Reign(
             self.core,
             self.flusher,
@@ -59,6 +68,7 @@ class Court:
             lambda: now,
             Parking(folder),
             self.offences,
+            shipping=self.shipping,  # type: ignore[arg-type]  # all that is used of it
         )
         self.inbox = Inbox()
 
@@ -144,3 +154,14 @@ async def test_a_message_that_breaks_the_core_ends_two_reigns_and_is_then_parked
     court.deliver("node1.hello", wire.encode(HELLO))
     await court.read_all(1)
     assert court.reasons() == ["it ended 2 reigns with an error (see the log)"]
+
+
+async def test_what_an_agent_wants_of_a_bundle_is_handed_to_shipping(tmp_path: Path) -> None:
+    court = Court(tmp_path)
+    wanted = wire.PiecesWanted(
+        agent="node1", session=1, bundle="a" * 64, pieces=(wire.PieceName("b" * 64, 0),)
+    )
+    court.deliver("node1.hello", wire.encode(HELLO))
+    court.deliver("node1.pieces_wanted", wire.encode(wanted))
+    await court.read_all(1)
+    assert court.shipping.asked == [wanted]

@@ -95,7 +95,7 @@ def test_a_librarys_error_is_one_line_without_its_traceback(stream: io.StringIO)
     try:
         raise ConnectionResetError(104, "reset")
     except ConnectionResetError:
-        logging.getLogger("pika.connection").exception("Unexpected close")
+        logging.getLogger("peewee").exception("Unexpected close")
     assert written(stream) == (
         "ERROR agent  Unexpected close: ConnectionResetError: [Errno 104] reset\n"
     )

@@ -34,12 +34,28 @@ TASK_PAIRS = """
     running       retry          up_for_retry
     running       release        scheduled
     running       lose           scheduled
+    running       skip           skipped
     up_for_retry  retry_due      scheduled
+    none          skip           skipped
+    none          cancel         skipped
+    scheduled     cancel         skipped
+    queued        cancel         skipped
+    up_for_retry  cancel         skipped
+    scheduled     clear          none
+    queued        clear          none
+    up_for_retry  clear          none
+    success       clear          none
+    failed        clear          none
+    upstream_failed  clear       none
+    skipped       clear          none
 """
 RUN_PAIRS = """
     queued   start    running
     running  succeed  success
     running  fail     failed
+    queued   fail     failed
+    success  restart  queued
+    failed   restart  queued
 """
 
 
@@ -91,15 +107,17 @@ def test_every_unfinished_run_can_still_succeed_and_fail(state: RunState) -> Non
     assert reached({state}, RUN_ARROWS) >= RUN_TERMINAL
 
 
-def test_nothing_leads_out_of_a_terminal_state() -> None:
-    assert {TaskState.SUCCESS, TaskState.FAILED, TaskState.UPSTREAM_FAILED} == TERMINAL
+def test_nothing_but_a_wish_leads_out_of_a_terminal_state() -> None:
+    ends = {TaskState.SUCCESS, TaskState.FAILED, TaskState.UPSTREAM_FAILED, TaskState.SKIPPED}
+    assert ends == TERMINAL
     assert {RunState.SUCCESS, RunState.FAILED} == RUN_TERMINAL
-    assert not TERMINAL & {state for state, _ in TASK_TRANSITIONS}
-    assert not RUN_TERMINAL & {state for state, _ in RUN_TRANSITIONS}
+    assert {event for state, event in TASK_TRANSITIONS if state in TERMINAL} == {TaskEvent.CLEAR}
+    restarts = {event for state, event in RUN_TRANSITIONS if state in RUN_TERMINAL}
+    assert restarts == {RunEvent.RESTART}
 
 
 def test_the_sets_agree_with_each_other() -> None:
-    assert TERMINAL - {TaskState.SUCCESS} == UNSUCCESSFUL
+    assert {TaskState.FAILED, TaskState.UPSTREAM_FAILED} == UNSUCCESSFUL
     assert not ACTIVE & TERMINAL
 
 
@@ -116,7 +134,7 @@ def test_a_task_runs_only_by_a_grant_and_a_grant_only_makes_it_run() -> None:
 def test_a_live_token_ends_in_no_other_way_than_the_design_says() -> None:
     out = {event for state, event in TASK_TRANSITIONS if state is TaskState.RUNNING}
     assert out == {
-        *(TaskEvent.SUCCEED, TaskEvent.FAIL, TaskEvent.RETRY),  # finished
+        *(TaskEvent.SUCCEED, TaskEvent.FAIL, TaskEvent.RETRY, TaskEvent.SKIP),  # finished
         TaskEvent.RELEASE,  # released
         TaskEvent.LOSE,  # its session ended
     }

@@ -133,3 +133,17 @@ def test_a_queued_run_tells_why() -> None:
 )
 def test_what_runs_or_has_ended_waits_for_nothing(state: TaskState) -> None:
     assert why_waiting(waiter(state), RUNNING, QueueLoad(), NOW) == ""
+
+
+def test_a_task_that_depends_on_its_past_names_the_run_and_what_became_of_it_there() -> None:
+    held = waiter(TaskState.NONE, past="it is failed in scheduled__2026-11-20T00:00:00+00:00")
+    reason = why_waiting(held, RUNNING, IDLE, NOW)
+    assert reason == "depends_on_past: it is failed in scheduled__2026-11-20T00:00:00+00:00"
+
+
+def test_parallelism_is_named_with_its_value() -> None:
+    full = Surroundings(run_state=RunState.RUNNING, all_active_tasks=4, parallelism=4)
+    reason = why_waiting(waiter(TaskState.SCHEDULED), full, IDLE, NOW)
+    assert reason == "parallelism=4 of the dispatcher is reached"
+    unlimited = Surroundings(run_state=RunState.RUNNING, all_active_tasks=4)
+    assert why_waiting(waiter(TaskState.SCHEDULED), unlimited, IDLE, NOW) != reason

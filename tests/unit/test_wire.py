@@ -32,7 +32,12 @@ MESSAGES: dict[str, wire.Message] = {
         arguments={"command": "echo ä", "env": {"A": "1"}, "cwd": None},
         execution_timeout=60.0,
         on_agent_lost="wait",
+        logical_date="2026-11-20T00:00:00+00:00",
+        data_interval_start="2026-11-20T00:00:00+00:00",
+        data_interval_end="2026-11-21T00:00:00+00:00",
         bundle="sha256:00",
+        dag_file="sub/chain.py",
+        line=12,
     ),
     "hello": wire.Hello(
         agent="node1",
@@ -68,6 +73,10 @@ MESSAGES: dict[str, wire.Message] = {
         reason="killed by SIGKILL",
         started_at=1.5,
         ended_at=2.5,
+        follow=("left",),
+        stop=True,
+        final=True,
+        xcom={"return_value": msgspec.Raw(b"1")},
     ),
     "release": wire.Release(
         agent="node1",
@@ -78,12 +87,34 @@ MESSAGES: dict[str, wire.Message] = {
         fault=True,
     ),
     "goodbye": wire.Goodbye(agent="node1", session=7),
+    "ask": wire.Ask(
+        agent="node1",
+        session=7,
+        token=1700000000003,
+        request=5,
+        wanted=(
+            wire.Wanted(kind="xcom", name="extract", key="return_value"),
+            wire.Wanted(kind="variable", name="v"),
+        ),
+    ),
+    "answer": wire.Answer(
+        session=7, request=5, values=((msgspec.Raw(b"1"),), ()), error="token over"
+    ),
+    "pieces_wanted": wire.PiecesWanted(
+        agent="node1",
+        session=7,
+        bundle="b" * 64,
+        pieces=(wire.PieceName("b" * 64, 0), wire.PieceName("c" * 64, 3)),
+    ),
+    "piece": wire.Piece(session=7, digest="c" * 64, number=3, size=786433, data=b"\x00"),
+    "no_piece": wire.NoPiece(session=7, digest="c" * 64, number=3),
     "grant": wire.Grant(
         session=7, task_instance_id=42, try_number=2, token=1700000000003, inputs={"x": [1]}
     ),
     "deny": wire.Deny(session=7, task_instance_id=42, try_number=2, reason="stale"),
     "answered": wire.Answered(session=7, tokens=(1700000000003, 1700000000004)),
     "hello_wanted": wire.HelloWanted(session=7),
+    "stop": wire.Stop(session=7, token=1700000000003, reason="cancelled by user ada"),
     "session_ended": wire.SessionEnded(session=7, reason="taken over", last_session=8),
     "probe": wire.Probe(dispatcher="control-1"),
     "marker": wire.Marker(reign=3, number=17),
@@ -140,7 +171,9 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 numbers = st.integers(0, 2**63 - 1)
 counts = st.integers(0, 2**31 - 1)
+digests = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
 finite = st.floats(allow_nan=False, allow_infinity=False)
+raws = json_values.map(lambda value: msgspec.Raw(json.dumps(value).encode()))
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     "int": st.integers(-(2**53), 2**53),
     "Number": numbers,
@@ -152,12 +185,27 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     "bool": st.booleans(),
     "float": finite,
     "float | None": st.none() | finite,
+    "Digest": digests,
+    "bytes": st.binary(max_size=40),
+    "tuple[PieceName, ...]": st.lists(
+        st.builds(wire.PieceName, digest=digests, number=counts), max_size=3
+    ).map(tuple),
     "tuple[int, ...]": st.lists(numbers, max_size=5).map(tuple),
     "tuple[Number, ...]": st.lists(numbers, max_size=5).map(tuple),
+    "tuple[str, ...] | None": st.none() | st.lists(texts, max_size=3).map(tuple),
     "tuple[Text, ...]": st.lists(texts, max_size=5).map(tuple),
     "dict[str, Any]": st.dictionaries(st.text(), json_values, max_size=3),
+    "dict[Text, msgspec.Raw]": st.dictionaries(texts, raws, max_size=3),
+    "tuple[tuple[msgspec.Raw, ...], ...]": st.lists(
+        st.lists(raws, max_size=1).map(tuple), max_size=3
+    ).map(tuple),
+    "Annotated[tuple[Wanted, ...], msgspec.Meta(min_length=1, max_length=10000)]": st.lists(
+        st.builds(wire.Wanted, kind=st.sampled_from(["xcom", "variable"]), name=texts, key=texts),
+        min_size=1,
+        max_size=3,
+    ).map(tuple),
     "OnAgentLost": st.sampled_from(["rerun", "fail", "wait"]),
-    "Literal['success', 'failed']": st.sampled_from(["success", "failed"]),
+    "Literal['success', 'failed', 'skipped']": st.sampled_from(["success", "failed", "skipped"]),
 }
 
 
@@ -269,7 +317,7 @@ def test_an_unknown_type_is_refused_by_name() -> None:
 def test_a_large_body_is_refused_unread() -> None:
     with pytest.raises(MessageError) as caught:
         wire.decode(b"x" * (wire.MAX_BYTES + 1))
-    assert str(caught.value) == "message: expected at most 1048576 bytes, got 1048577"
+    assert str(caught.value) == "message: expected at most 9437184 bytes, got 9437185"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +335,7 @@ def test_a_large_body_is_refused_unread() -> None:
         ("hello", {"spooled": [-1]}),
         ("claim", {"try_number": -1}),
         ("claim", {"queue": "a\0"}),
-        ("finished", {"state": "skipped"}),
+        ("finished", {"state": "lost"}),
         ("finished", {"exit_code": 2**31}),
         ("finished", {"started_at": "now"}),
         ("heartbeat", {"tokens": 5}),

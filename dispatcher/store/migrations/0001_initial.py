@@ -47,9 +47,48 @@ class DagVersion(Table):
         indexes = ((("dag_id", "digest"), True),)
 
 
+class BytesField(Field):
+    """bytea on Postgres."""
+
+    field_type = "BLOB"
+
+
+class Blob(Table):
+    digest = TextField(primary_key=True)
+    size = BigIntegerField()
+    complete = BooleanField()
+
+
+class BlobPiece(Table):
+    id = BigAutoField()
+    blob = ForeignKeyField(Blob, column_name="digest", index=False, on_delete="CASCADE")
+    number = IntegerField()
+    data = BytesField()
+
+    class Meta:
+        table_name = "blob_piece"
+        indexes = ((("blob", "number"), True),)
+
+
+class Bundle(Table):
+    id = TextField(primary_key=True)
+    created_at = UtcField()
+
+
+class BundleBlob(Table):
+    id = BigAutoField()
+    bundle = ForeignKeyField(Bundle, column_name="bundle", index=False, on_delete="CASCADE")
+    blob = ForeignKeyField(Blob, column_name="digest", index=True)
+
+    class Meta:
+        table_name = "bundle_blob"
+        indexes = ((("bundle", "blob"), True),)
+
+
 class Dag(Table):
     dag_id = TextField(primary_key=True)
     version = ForeignKeyField(DagVersion, column_name="version_id", index=False)
+    bundle = ForeignKeyField(Bundle, column_name="bundle", index=False, null=True)
     file = TextField(index=True)
     paused = BooleanField()
     active = BooleanField()
@@ -71,16 +110,25 @@ class DagRun(Table):
     dag_id = TextField()
     run_id = TextField(index=True)
     version = ForeignKeyField(DagVersion, column_name="version_id", index=False)
+    bundle = ForeignKeyField(Bundle, column_name="bundle", index=True, null=True)
     state = TextField(index=True)
     conf = TextField()
+    run_type = TextField()
     logical_date = UtcField(null=True)
+    data_interval_start = UtcField(null=True)
+    data_interval_end = UtcField(null=True)
+    previous_pk = BigIntegerField(null=True)
     created_at = UtcField()
     start_date = UtcField(null=True)
     end_date = UtcField(null=True)
+    cancelled_by = TextField()
 
     class Meta:
         table_name = "dag_run"
-        indexes = ((("dag_id", "run_id"), True),)
+        indexes = (
+            (("dag_id", "run_id"), True),
+            (("dag_id", "run_type", "logical_date"), False),
+        )
 
 
 class TaskInstance(Table):
@@ -102,6 +150,8 @@ class TaskInstance(Table):
     start_date = UtcField(null=True)
     end_date = UtcField(null=True)
     reason = TextField()
+    wish = TextField()
+    wish_by = TextField()
 
     class Meta:
         table_name = "task_instance"
@@ -126,6 +176,24 @@ class TaskTry(Table):
     class Meta:
         table_name = "task_try"
         indexes = ((("task", "try_number"), True),)
+
+
+class Xcom(Table):
+    id = BigAutoField()
+    task = ForeignKeyField(TaskInstance, column_name="task_pk", index=False, on_delete="CASCADE")
+    key = TextField()
+    value = TextField()
+    at = UtcField()
+
+    class Meta:
+        table_name = "xcom"
+        indexes = ((("task", "key"), True),)
+
+
+class Variable(Table):
+    name = TextField(primary_key=True)
+    value = TextField()
+    updated_at = UtcField()
 
 
 class Agent(Table):
@@ -192,15 +260,22 @@ class Leader(Table):
     backend_pid = IntegerField(null=True)
     backend_start = UtcField(null=True)
     since = UtcField(null=True)
+    heard_at = UtcField(null=True)
 
 
 TABLES = (
+    Blob,
+    BlobPiece,
+    Bundle,
+    BundleBlob,
     DagVersion,
     Dag,
     DagImportError,
     DagRun,
     TaskInstance,
     TaskTry,
+    Xcom,
+    Variable,
     Agent,
     AgentSession,
     Intent,
