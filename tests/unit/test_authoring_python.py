@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flow import DAG, BashOperator, PythonOperator, dag, task
+from flow.authoring.context import NAMES
 from flow.dagspec import DagSpec, TaskSpec
 from flow.errors import DagError
 from tests.unit.authored import author, problems
@@ -431,3 +434,16 @@ def test_the_types_of_the_decorators_are_known_to_checkers() -> None:
     operator = PythonOperator(task_id="t", python_callable=print, dag=made)
     result: Any = operator.output >> BashOperator(task_id="b", bash_command="true", dag=made)
     assert result.upstream_task_ids == {"t"}
+
+
+def test_the_page_about_python_tasks_is_right_about_its_example_and_its_names() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "python-tasks.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (made,) = author(code)
+    assert {spec.task_id: spec.upstream for spec in made.tasks} == {
+        "split": (),
+        "train": ("split",),
+    }
+    table = page.split("| name | what it is |")[1].split("\n\n")[0]
+    named = [name for row in table.splitlines() for name in row.split("|")[1:2]]
+    assert {name for row in named for name in re.findall(r"`(\w+)`", row)} == set(NAMES)

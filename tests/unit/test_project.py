@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import tomli
 
+from tests.unit.authored import author
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("flow", "dispatcher", "agent")
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -165,12 +167,16 @@ def test_the_version_has_its_entry_in_the_changelog() -> None:
 def _readme_commands() -> list[list[str]]:
     """The commands in the README's blocks for the shell, without what runs them or follows."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```$", readme, flags=re.DOTALL | re.MULTILINE)
-    return [
-        words
-        for line in "".join(blocks).splitlines()
-        if (words := shlex.split(line.rstrip("& "), comments=True))
+    blocks = re.findall(r"^```(sh|console)\n(.*?)^```$", readme, flags=re.DOTALL | re.MULTILINE)
+    lines = [
+        line.removeprefix("$ ")
+        for kind, block in blocks
+        for line in block.splitlines()
+        # In a console's block the rest is what the commands have printed.
+        if kind == "sh" or line.startswith("$ ")
     ]
+    commands = [re.sub(r"^RUN=\$\((.*)\)$", r"\1", line).partition(" | ")[0] for line in lines]
+    return [words for line in commands if (words := shlex.split(line.rstrip("& "), comments=True))]
 
 
 def test_the_makefile_has_every_target_of_the_readme() -> None:
@@ -192,3 +198,11 @@ def test_every_flow_command_of_the_readme_exists_with_its_options() -> None:
         done = subprocess.run(run, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{shlex.join(run)}: {done.stderr}"
         assert [option for option in options if option not in done.stdout] == []
+
+
+def test_the_readmes_example_is_a_dag() -> None:
+    text = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (spec,) = author(code.replace("from __future__", "#"))
+    upstream = {task.task_id: task.upstream for task in spec.tasks}
+    assert upstream == {"fetch": (), "train": ("fetch",), "report": ("train",)}
