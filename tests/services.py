@@ -169,6 +169,11 @@ class Postgres(Service):
         )
         if done.returncode:
             raise ServiceFailed(f"initdb failed:\n{done.stdout.decode(errors='replace')}")
+        # The first line that fits decides: members of this role, which a test may make, log in
+        # with a password.
+        rules = self.home / "data" / "pg_hba.conf"
+        locked = "host all +with_password 127.0.0.1/32 scram-sha-256\n"
+        rules.write_text(locked + rules.read_text())
 
     def command(self) -> list[str]:
         # No socket directory: its path would have to fit into 107 bytes, and TCP is what flow uses.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pika
+import psycopg2
+import psycopg2.errors
 import pytest
 
 from flow import topology
@@ -51,6 +55,36 @@ def test_an_unknown_database_ends_the_dispatcher_with_one_line(system: System) -
     assert code == 5
     assert len(text.splitlines()) == 1
     assert "does not exist" in text
+
+
+@pytest.fixture
+def login(postgres_url: str) -> Iterator[str]:
+    """The URL of the test's database for somebody whose password is ``right``."""
+    role = f"clerk_{secrets.token_hex(4)}"
+    connection = psycopg2.connect(postgres_url)
+    connection.autocommit = True
+    cursor = connection.cursor()
+    with contextlib.suppress(psycopg2.errors.DuplicateObject, psycopg2.errors.UniqueViolation):
+        cursor.execute("CREATE ROLE with_password")
+    cursor.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'right' IN ROLE with_password")
+    yield postgres_url.replace("//flow@", f"//{role}:right@")
+    cursor.execute(f"DROP ROLE {role}")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "command", [("dispatcher",), ("runs", "list"), ("dags", "trigger", "two_queues")]
+)
+def test_a_wrong_database_password_ends_a_command_with_one_line(
+    system: System, login: str, command: tuple[str, ...]
+) -> None:
+    psycopg2.connect(login).close()
+    wrong = login.replace(":right@", ":hunter2@")
+    code, text = run_daemon(system, "flow", *command, FLOW_DATABASE_URL=wrong)
+    assert code == 5
+    assert len(text.splitlines()) == 1
+    assert "hunter2" not in text
+    assert "password" in text
 
 
 def test_a_database_without_tables_names_the_command_that_makes_them(
