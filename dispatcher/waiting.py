@@ -41,7 +41,7 @@ class QueueLoad:
 
     agents: int = 0
     """Those whose session has not ended."""
-    silent: int = 0
+    lost: int = 0
     """Those of them that have not been heard lately."""
     slots: int = 0
     busy: int = 0
@@ -104,11 +104,11 @@ def why_run_waits(around: Surroundings) -> str:
 
 
 def no_agent(queue: str, load: QueueLoad) -> str:
-    """``queue q2: 0 agents``, or that all its agents are silent; ``""`` where one is heard."""
+    """``queue q2: 0 agents``, or that all its agents are lost; ``""`` where one is heard."""
     if load.agents == 0:
         return f"queue {queue}: 0 agents"
-    if load.silent >= load.agents:
-        return f"queue {queue}: {_count(load.agents, 'agent')}, silent"
+    if load.lost >= load.agents:
+        return f"queue {queue}: {_count(load.agents, 'agent')}, lost"
     return ""
 
 

@@ -59,8 +59,8 @@ RUN_LOOKS: dict[RunState, Look] = {state: _BY_NAME[state] for state in RunState}
 
 AGENT_LOOKS: dict[AgentState, Look] = {
     AgentState.ONLINE: Look("●", GREEN, "online"),
-    AgentState.SILENT: Look("◐", ORANGE, "silent"),
-    AgentState.LOST: Look("✗", RED, "lost"),
+    AgentState.LOST: Look("◐", ORANGE, "lost"),
+    AgentState.DEAD: Look("✗", RED, "dead"),
     AgentState.OFFLINE: Look("○", GREY, "offline"),
 }
 

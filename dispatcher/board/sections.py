@@ -26,7 +26,7 @@ from flow.visible import visible
 
 Row = Sequence[Text]
 
-#: A lost agent is news for this long (seconds); later it is history, and goes to the end.
+#: A dead agent is news for this long (seconds); later it is history, and goes to the end.
 _NEWS = 3600.0
 _NAME = 18
 #: Cells of a run's bar, in tables from this width on.
@@ -104,9 +104,9 @@ def _agent_rank(agent: AgentView, now: datetime) -> int:
     heard = agent.last_heartbeat
     recently = heard is not None and (now - heard).total_seconds() < _NEWS
     match agent.state:
-        case AgentState.SILENT:
-            return 0
         case AgentState.LOST:
+            return 0
+        case AgentState.DEAD:
             return 0 if recently else 2
         case AgentState.ONLINE:
             return 1
@@ -153,7 +153,7 @@ def _served(queue: QueueView, heard: set[str]) -> Text:
     if queue.agents == 0:
         return Text("✗ unserved", RED)
     if queue.name not in heard:
-        return Text("◐ silent", ORANGE)
+        return Text("◐ lost", ORANGE)
     return Text()
 
 

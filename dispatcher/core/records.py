@@ -17,8 +17,8 @@ class AgentState(StrEnum):
     """What the dispatcher believes of an agent."""
 
     ONLINE = "online"
-    SILENT = "silent"  # heartbeats are missing, the lease may still hold
-    LOST = "lost"  # taken over
+    LOST = "lost"  # heartbeats are missing; its lease, and its tasks, may still hold
+    DEAD = "dead"  # taken over
     OFFLINE = "offline"  # said goodbye
 
 

@@ -85,7 +85,7 @@ def _supersede(
     # The same process with a new session has lapsed, which kills no task by itself; another
     # process means that the agent died with its tasks.
     crashed = older.incarnation != message.incarnation and older.state is not AgentState.OFFLINE
-    if older.state in (AgentState.ONLINE, AgentState.SILENT):
+    if older.state in (AgentState.ONLINE, AgentState.LOST):
         how = "superseded" if crashed else "lapsed"
         out.writes.append(EndSession(agent=older.name, session=older.session, how=how, at=now.wall))
     _lose_tokens(
@@ -121,9 +121,9 @@ def check_leases(state: State, now: Instant, out: Effects) -> None:
         if not agent.live:
             continue
         silence = now.mono - agent.heard
-        if silence >= state.rules.silent_after and agent.row.state is AgentState.ONLINE:
-            _show(agent, AgentState.SILENT, now, out)
-            out.notes.append(f"agent {agent.row.name} is silent for {silence:.0f} s")
+        if silence >= state.rules.lost_after and agent.row.state is AgentState.ONLINE:
+            _show(agent, AgentState.LOST, now, out)
+            out.notes.append(f"agent {agent.row.name} is lost: silent for {silence:.0f} s")
         if silence >= agent.row.lease + state.rules.grace and agent.marker is None:
             agent.marker = state.next_marker()
             out.markers.append(agent.marker)
@@ -135,7 +135,7 @@ def next_lease_check(state: State) -> float | None:
     for agent in state.agents.values():
         if agent.live:
             if agent.row.state is AgentState.ONLINE:
-                due.append(agent.heard + state.rules.silent_after)
+                due.append(agent.heard + state.rules.lost_after)
             if agent.marker is None:
                 due.append(agent.heard + agent.row.lease + state.rules.grace)
     return min(due, default=None)
@@ -147,11 +147,11 @@ def marker_returned(state: State, number: int, now: Instant, out: Effects) -> No
         if agent.marker == number and agent.live:
             agent.marker = None
             silence = now.mono - agent.heard
-            agent.row.state = AgentState.LOST
+            agent.row.state = AgentState.DEAD
             _end_session(agent, "lost", now, out)
             reason = f"agent {agent.row.name} was lost"
             _lose_tokens(state, agent, now, out, died=True, vanished=True, reason=reason)
-            out.notes.append(f"agent {agent.row.name} is lost: silent for {silence:.1f} s")
+            out.notes.append(f"agent {agent.row.name} is dead: silent for {silence:.1f} s")
 
 
 def touch(state: State, out: Effects) -> None:
@@ -195,7 +195,7 @@ def _refuse(message: Event, agent: Agent, reason: str, out: Effects) -> None:
 def _hear(agent: Agent, now: Instant, out: Effects) -> None:
     agent.heard, agent.marker = now.mono, None
     agent.row.last_heartbeat = now.wall
-    if agent.row.state is AgentState.SILENT:
+    if agent.row.state is AgentState.LOST:
         _show(agent, AgentState.ONLINE, now, out)
         out.notes.append(f"agent {agent.row.name} is heard again")
 

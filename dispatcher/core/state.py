@@ -43,8 +43,8 @@ class Rules:
     """Task instances of all DAGs that may be queued or running; 0: any number."""
     grace: float = 15.0
     """G: seconds beyond an agent's own lease before it is taken over."""
-    silent_after: float = 15.0
-    """Seconds without a word after which an agent is shown as silent."""
+    lost_after: float = 15.0
+    """Seconds without a word after which an agent is shown as lost."""
     schedules: bool = True
     """Whether runs begin by schedule, or only when somebody asks for one."""
     max_deaths: int = 3
@@ -146,7 +146,7 @@ class Agent:
     @property
     def live(self) -> bool:
         """Its session has not ended, as far as anyone knows."""
-        return self.row.state in (AgentState.ONLINE, AgentState.SILENT)
+        return self.row.state in (AgentState.ONLINE, AgentState.LOST)
 
     @property
     def free(self) -> int:

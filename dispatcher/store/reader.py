@@ -203,7 +203,7 @@ class Reader:
                 load = loads.get(queue, QueueLoad())
                 loads[queue] = QueueLoad(
                     agents=load.agents + 1,
-                    silent=load.silent + (agent.state is AgentState.SILENT),
+                    lost=load.lost + (agent.state is AgentState.LOST),
                     slots=load.slots + agent.slots,
                     busy=load.busy + agent.busy,
                 )

@@ -110,7 +110,7 @@ class AgentView:
     @property
     def live(self) -> bool:
         """Its session has not ended, as far as the dispatcher knows."""
-        return self.state in (AgentState.ONLINE, AgentState.SILENT)
+        return self.state in (AgentState.ONLINE, AgentState.LOST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ _STYLES = {
     "online": "green",
     "failed": "red",
     "upstream_failed": "red",
-    "lost": "red",
-    "silent": "yellow",
+    "dead": "red",
+    "lost": "yellow",
     "up_for_retry": "yellow",
 }
 #: Wider than any table: into a file or a pipe nothing is wrapped.

@@ -538,7 +538,7 @@ def test_a_deleted_file_retires_its_dags_and_clears_its_error(store: Store) -> N
 
 def test_an_agent_is_replaced_and_each_of_its_sessions_is_kept(store: Store) -> None:
     epoch = store.begin_reign("first", START)
-    first, second = agent_row(session=1), agent_row(session=2, slots=8, state=AgentState.SILENT)
+    first, second = agent_row(session=1), agent_row(session=2, slots=8, state=AgentState.LOST)
     store.commit(epoch, [SaveAgent(agent=first, at=START), SaveAgent(agent=first, at=at(1))])
     store.commit(
         epoch,

@@ -158,7 +158,7 @@ def test_the_pulse_changes_with_everything_on_the_board_and_only_then(
     assert not changed()
     world.hello("node1", "q1")
     assert changed()
-    world.set_state("node1", AgentState.SILENT)
+    world.set_state("node1", AgentState.LOST)
     assert changed()
     later = now() + timedelta(seconds=5)
     world.store.commit(world.epoch, [TouchAgents(heard={"node1": later})])

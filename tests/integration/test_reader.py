@@ -188,19 +188,19 @@ def test_a_run_beyond_max_active_runs_says_so(world: DatabaseWorld, reader: Read
 def test_an_agent_is_busy_with_what_it_runs(world: DatabaseWorld, reader: Reader) -> None:
     world.hello("node1", "q1", "q2", slots=3)
     world.hello("node2", "q2", slots=2)
-    world.set_state("node2", AgentState.SILENT)
+    world.set_state("node2", AgentState.LOST)
     world.hello("node3", "q2")
     world.set_state("node3", AgentState.OFFLINE)
     trigger(world, reader, "one")
     world.start("node1")
     assert [(a.name, a.queues, a.slots, a.busy, a.state) for a in reader.agents()] == [
         ("node1", ("q1", "q2"), 3, 1, AgentState.ONLINE),
-        ("node2", ("q2",), 2, 0, AgentState.SILENT),
+        ("node2", ("q2",), 2, 0, AgentState.LOST),
         ("node3", ("q2",), 4, 0, AgentState.OFFLINE),
     ]
     assert reader.queue_loads() == {
         "q1": QueueLoad(agents=1, slots=3, busy=1),
-        "q2": QueueLoad(agents=2, silent=1, slots=5, busy=1),
+        "q2": QueueLoad(agents=2, lost=1, slots=5, busy=1),
     }
 
 

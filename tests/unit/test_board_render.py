@@ -157,9 +157,9 @@ def test_wide_terminals_have_agents_and_queues_side_by_side() -> None:
 
 def test_rows_beyond_the_height_are_summed_up() -> None:
     agents = tuple(agent(f"node{n:02}", "q", state=AgentState.ONLINE) for n in range(30))
-    lost = agent("lost", "q", state=AgentState.LOST)
-    lines = frame(BoardView(at=NOW, agents=(*agents, lost)), 80, 20)
-    assert lines[lines.index(line_of(lines, "AGENTS 31")) + 1].startswith("lost ")
+    dead = agent("dead", "q", state=AgentState.DEAD)
+    lines = frame(BoardView(at=NOW, agents=(*agents, dead)), 80, 20)
+    assert lines[lines.index(line_of(lines, "AGENTS 31")) + 1].startswith("dead ")
     shown = sum(line.startswith("node") for line in lines)
     assert f"+{30 - shown} more: {30 - shown} online" in lines
 
@@ -185,8 +185,8 @@ def test_an_agent_shows_its_slots_state_and_last_heartbeat() -> None:
     assert line_of(lines, "cpu-1").split() == [
         *("cpu-1", "■■■■■■□□", "11/16", "●", "online", "3", "s", "cpu,", "default")
     ]
-    assert "◐ silent        19 s" in line_of(lines, "cpu-2")
-    assert "✗ lost      2 m 10 s" in line_of(lines, "tape")
+    assert "◐ lost          19 s" in line_of(lines, "cpu-2")
+    assert "✗ dead      2 m 10 s" in line_of(lines, "tape")
 
 
 def test_an_unserved_queue_is_red_and_says_so_in_words() -> None:
@@ -195,14 +195,14 @@ def test_an_unserved_queue_is_red_and_says_so_in_words() -> None:
     assert styles_of(full_view(), "gpuu") == {RED}
 
 
-def test_a_queue_whose_agents_are_all_silent_says_so() -> None:
+def test_a_queue_whose_agents_are_all_lost_says_so() -> None:
     view = BoardView(
         at=NOW,
-        agents=(agent("a", "q1", "q2", state=AgentState.SILENT), agent("b", "q2")),
+        agents=(agent("a", "q1", "q2", state=AgentState.LOST), agent("b", "q2")),
         queues=(queue("q1"), queue("q2", agents=2)),
     )
     lines = frame(view)
-    assert line_of(lines, "q1").endswith("◐ silent")
+    assert line_of(lines, "q1").endswith("◐ lost")
     assert line_of(lines, "q2").split() == ["q2", "0", "0", "2"]
 
 

@@ -488,11 +488,11 @@ def test_queues_of_dags_and_agents_are_listed_and_unserved_ones_named(
 def test_agents_are_listed_with_the_agreed_keys(flow: Flow, world: DatabaseWorld) -> None:
     world.hello("node1", "q1", "q2", slots=3)
     world.hello("node0")
-    world.set_state("node0", AgentState.LOST)
+    world.set_state("node0", AgentState.DEAD)
     triggered(world)
     world.start("node1")
     gone, busy = flow("agents", "list", "--output", "json").json
     assert list(gone) == ["name", "queues", "slots", "busy", "state", "last_heartbeat"]
-    assert (gone["name"], gone["queues"], gone["state"]) == ("node0", ["default"], "lost")
+    assert (gone["name"], gone["queues"], gone["state"]) == ("node0", ["default"], "dead")
     assert (busy["name"], busy["slots"], busy["busy"], busy["state"]) == ("node1", 3, 1, "online")
     assert re.search(r"^node1 +q1, q2 +3 +1 +online", flow("agents", "list").out, re.MULTILINE)

@@ -36,10 +36,10 @@ def test_a_scheduled_task_whose_queue_nobody_serves_names_the_queue() -> None:
     assert reason == "queue q2: 0 agents"
 
 
-def test_agents_that_are_not_heard_are_called_silent() -> None:
-    assert no_agent("q2", QueueLoad(agents=1, silent=1, slots=4)) == "queue q2: 1 agent, silent"
-    assert no_agent("q2", QueueLoad(agents=2, silent=2, slots=4)) == "queue q2: 2 agents, silent"
-    assert no_agent("q2", QueueLoad(agents=2, silent=1, slots=4)) == ""
+def test_agents_that_are_not_heard_are_called_lost() -> None:
+    assert no_agent("q2", QueueLoad(agents=1, lost=1, slots=4)) == "queue q2: 1 agent, lost"
+    assert no_agent("q2", QueueLoad(agents=2, lost=2, slots=4)) == "queue q2: 2 agents, lost"
+    assert no_agent("q2", QueueLoad(agents=2, lost=1, slots=4)) == ""
 
 
 def test_a_task_for_full_agents_waits_for_a_slot() -> None:
