@@ -17,7 +17,7 @@ from typing import TextIO
 #: Loggers of flow's own packages; all others speak only from WARNING on.
 OWN_LOGGERS = ("flow", "dispatcher", "agent")
 #: Libraries whose tracebacks tell a user nothing: flow reports the same failure in its own words.
-LIBRARY_LOGGERS = ("aio_pika", "aiormq", "pamqp", "peewee", "pika")
+LIBRARY_LOGGERS = ("aiormq", "pamqp", "peewee", "pika")
 
 #: Up to the last @ of the word, since a password that was not escaped may hold @ / : itself.
 _PASSWORD_IN_URL = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*):\S*@")

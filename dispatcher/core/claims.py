@@ -25,7 +25,7 @@ def claim(state: State, agent: Agent, message: Claim, now: Instant, out: Effects
     task = state.tasks.get(message.task_instance_id)
     if task is None or task.try_number != message.try_number:
         _deny(agent, message, "this try is over", out)
-    elif task.state is TaskState.RUNNING and agent.tokens.get(task.token) == task.id:
+    elif _granted_to(agent, task):
         # The grant was lost on its way: the same claim gets the same answer.
         _send_grant(state, agent, task, now, out)
     elif task.state is not TaskState.QUEUED:
@@ -268,6 +268,12 @@ def _no_room(state: State, agent: Agent, task: TaskRow) -> str:
         # One suspect at a time, so that the next death has one culprit.
         return f"agent {agent.row.name} runs another task that may have killed an agent"
     return ""
+
+
+def _granted_to(agent: Agent, task: TaskRow) -> bool:
+    """Whether the task's live token was granted to the agent's present session. One that an older
+    session was granted is kept for its result, or for what still runs: nobody may start it anew."""
+    return agent.tokens.get(task.token) == task.id and task.session == agent.row.session
 
 
 def _holder_of(state: State, agent: Agent, task_pk: int, token: int) -> TaskRow | None:

@@ -131,6 +131,17 @@ def test_a_hello_keeps_tokens_whose_result_is_in_the_spool() -> None:
     assert world.run_state() is RunState.SUCCESS
 
 
+def test_a_token_that_a_hello_kept_is_not_granted_again_to_the_new_session() -> None:
+    world = World(chain(1))
+    world.hello()
+    world.trigger("chain")
+    message = world.next_task()
+    grant = world.grant(message)
+    world.hello(session=2, spooled=(grant.token,))
+    assert isinstance(world.claim(message, session=2), wire.Deny)
+    assert world.states() == {"t0": "running"}
+
+
 def test_a_repeated_hello_of_the_same_session_releases_nothing() -> None:
     world = World(chain(1))
     started(world)
