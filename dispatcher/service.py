@@ -327,6 +327,7 @@ def rules_of(config: Config, *, schedules: bool = True) -> Rules:
         lookahead=config.dispatcher.lookahead,
         parallelism=config.dispatcher.parallelism,
         grace=config.lease.grace,
+        heartbeat_interval=config.lease.heartbeat_interval,
         lost_after=3 * config.lease.heartbeat_interval,
     )
 

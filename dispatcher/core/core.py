@@ -9,7 +9,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 
-from dispatcher.core import claims, reconcile, requests, scheduling, sessions, wishes, xcoms
+from dispatcher.core import (
+    claims,
+    leases,
+    reconcile,
+    requests,
+    scheduling,
+    sessions,
+    wishes,
+    xcoms,
+)
 from dispatcher.core.moves import IllegalTransition
 from dispatcher.core.placing import make_ready, place_all, publication
 from dispatcher.core.plan import Plan
@@ -48,7 +57,7 @@ class Core:
             case wire.Event():
                 self._agent_event(message, now, out)
             case wire.Marker() if message.reign == self.state.reign:
-                sessions.marker_returned(self.state, message.number, now, out)
+                leases.marker_returned(self.state, message.number, now, out)
                 reconcile.marker_returned(self.state, message.number)
         self._follow_up(now, out)
         return out
@@ -128,7 +137,7 @@ class Core:
             task = self.state.tasks.get(task_pk)
             if task is not None and task.try_number == try_number:
                 self._delay_passed(task, now, out)
-        sessions.check_leases(self.state, now, out)
+        leases.check(self.state, now, out)
         self._follow_up(now, out)
         return out
 
@@ -152,7 +161,7 @@ class Core:
 
     def next_wakeup(self) -> float | None:
         """When (mono) :meth:`tick` next has something to do; ``None``: not without an event."""
-        due = [sessions.next_lease_check(self.state), self.state.agenda.wakeup()]
+        due = [leases.next_check(self.state), self.state.agenda.wakeup()]
         if self.state.timers:
             due.append(self.state.timers[0][0])
         return min((moment for moment in due if moment is not None), default=None)

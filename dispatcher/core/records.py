@@ -294,7 +294,8 @@ class SaveAgent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndSession:
-    """A session is over: ``how`` is goodbye, superseded, lapsed or lost."""
+    """A session is over: ``how`` is goodbye, superseded, lapsed, lost or declared
+    dead."""
 
     agent: str
     session: int

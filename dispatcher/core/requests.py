@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dispatcher.core import wishes
+from dispatcher.core import sessions, wishes
 from dispatcher.core.placing import release_held
-from dispatcher.core.records import CloseIntent, DagRow, Intent, LoadedRun, SetPaused
+from dispatcher.core.records import AgentState, CloseIntent, DagRow, Intent, LoadedRun, SetPaused
 from dispatcher.core.runs import create_run, start_waiting_runs
 from dispatcher.core.scheduling import SCHEDULED
 from dispatcher.core.state import ActiveRun, Effects, Instant, State
@@ -105,12 +105,28 @@ def _clear(
     out.notes.append(f"run {_name(intent)}: {_actor(intent)} cleared {', '.join(names)}")
 
 
+def _declare_dead(
+    state: State, intent: Intent, _: LoadedRun | None, now: Instant, out: Effects
+) -> None:
+    name = str(intent.arguments.get("agent"))
+    agent = state.agents.get(name)
+    if agent is None:
+        raise Refused(f"agent {name!r}: expected one ever seen{nearest(name, state.agents)}")
+    if agent.row.state is AgentState.ONLINE:
+        raise Refused(
+            f"agent {name!r}: expected one that is silent, got one that was heard "
+            f"{now.mono - agent.heard:.0f} s ago; stop it on its node first"
+        )
+    sessions.declare_dead(state, agent, _actor(intent), now, out)
+
+
 _HANDLERS: dict[str, Callable[[State, Intent, LoadedRun | None, Instant, Effects], None]] = {
     "trigger": _trigger,
     "pause": _pause,
     "unpause": _unpause,
     "cancel": _cancel,
     "clear": _clear,
+    "declare_dead": _declare_dead,
 }
 
 

@@ -1,4 +1,4 @@
-"""Agent sessions and their leases: hello, heartbeat, goodbye, takeover.
+"""Agent sessions: hello, heartbeat, goodbye, and what ends with them.
 
 A token leaves ``running`` in four ways only: finished, released, a higher session's hello or a
 goodbye, and silence confirmed by a marker within one reign.
@@ -51,7 +51,7 @@ def hello(state: State, message: Hello, now: Instant, out: Effects) -> None:
         agent = state.agents[message.agent] = Agent(row, heard=now.mono)
     else:
         older, agent.row = agent.row, row
-        agent.heard, agent.marker = now.mono, None
+        agent.heard = now.mono
         if message.session > older.session:
             _supersede(state, agent, older, message, now, out)
     out.writes.append(SaveAgent(agent=replace(row), at=now.wall))
@@ -114,44 +114,30 @@ def goodbye(state: State, agent: Agent, now: Instant, out: Effects) -> None:
     out.notes.append(f"agent {agent.row.name} said goodbye")
 
 
-def check_leases(state: State, now: Instant, out: Effects) -> None:
-    """Notice silence. A lease that has run out is confirmed by a marker before anything is taken
-    over: a heartbeat may still lie unread in front of it."""
-    for agent in state.agents.values():
-        if not agent.live:
-            continue
-        silence = now.mono - agent.heard
-        if silence >= state.rules.lost_after and agent.row.state is AgentState.ONLINE:
-            _show(agent, AgentState.LOST, now, out)
-            out.notes.append(f"agent {agent.row.name} is lost: silent for {silence:.0f} s")
-        if silence >= agent.row.lease + state.rules.grace and agent.marker is None:
-            agent.marker = state.next_marker()
-            out.markers.append(agent.marker)
+def declare_dead(state: State, agent: Agent, actor: str, now: Instant, out: Effects) -> None:
+    """Somebody vouches that nothing of the agent runs any more: all its tokens end, also those
+    that wait for it. Not for one that is online."""
+    reason = f"agent {agent.row.name} was declared dead by {actor}"
+    take_over(state, agent, now, out, how="declared dead", reason=reason, certain=True)
+    out.notes.append(reason)
 
 
-def next_lease_check(state: State) -> float | None:
-    """When (mono) :func:`check_leases` may next have something to do."""
-    due = []
-    for agent in state.agents.values():
-        if agent.live:
-            if agent.row.state is AgentState.ONLINE:
-                due.append(agent.heard + state.rules.lost_after)
-            if agent.marker is None:
-                due.append(agent.heard + agent.row.lease + state.rules.grace)
-    return min(due, default=None)
-
-
-def marker_returned(state: State, number: int, now: Instant, out: Effects) -> None:
-    """Everything sent before the marker has been read: who is still silent is gone."""
-    for agent in state.agents.values():
-        if agent.marker == number and agent.live:
-            agent.marker = None
-            silence = now.mono - agent.heard
-            agent.row.state = AgentState.DEAD
-            _end_session(agent, "lost", now, out)
-            reason = f"agent {agent.row.name} was lost"
-            _lose_tokens(state, agent, now, out, died=True, vanished=True, reason=reason)
-            out.notes.append(f"agent {agent.row.name} is dead: silent for {silence:.1f} s")
+def take_over(
+    state: State,
+    agent: Agent,
+    now: Instant,
+    out: Effects,
+    *,
+    how: str,
+    reason: str,
+    certain: bool,
+) -> None:
+    """End the agent's session, if that has not ended before, and what it held. *certain*: nothing
+    of it runs any more, so that tasks which wait for their agent need not."""
+    if agent.live:
+        agent.row.state = AgentState.DEAD
+        _end_session(agent, how, now, out)
+    _lose_tokens(state, agent, now, out, died=True, vanished=not certain, reason=reason)
 
 
 def touch(state: State, out: Effects) -> None:
@@ -193,14 +179,15 @@ def _refuse(message: Event, agent: Agent, reason: str, out: Effects) -> None:
 
 
 def _hear(agent: Agent, now: Instant, out: Effects) -> None:
-    agent.heard, agent.marker = now.mono, None
+    agent.heard = now.mono
     agent.row.last_heartbeat = now.wall
     if agent.row.state is AgentState.LOST:
-        _show(agent, AgentState.ONLINE, now, out)
+        show(agent, AgentState.ONLINE, now, out)
         out.notes.append(f"agent {agent.row.name} is heard again")
 
 
-def _show(agent: Agent, state: AgentState, now: Instant, out: Effects) -> None:
+def show(agent: Agent, state: AgentState, now: Instant, out: Effects) -> None:
+    """Record what the agent looks like now."""
     agent.row.state = state
     out.writes.append(SaveAgent(agent=replace(agent.row), at=now.wall))
 

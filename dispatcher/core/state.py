@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ class Rules:
     """Task instances of all DAGs that may be queued or running; 0: any number."""
     grace: float = 15.0
     """G: seconds beyond an agent's own lease before it is taken over."""
+    heartbeat_interval: float = 5.0
+    """Seconds between two heartbeats of an agent, and between two pulses (``leases``)."""
     lost_after: float = 15.0
     """Seconds without a word after which an agent is shown as lost."""
     schedules: bool = True
@@ -129,19 +132,26 @@ class QueueState:
     """By task_pk: queued rows under suspicion."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """The marker that is on its way to prove the events queue clear, and when (mono) it left."""
+
+    number: int
+    sent: float
+
+
 @dataclass(slots=True)
 class Agent:
     """An agent, its latest session, and what it holds."""
 
     row: AgentRow
     heard: float
-    """When (mono) the last event of its session was processed, or the reign began."""
+    """When (mono) the last event of its session was processed, or the reign began; moved on by
+    every time that does not count as silence (``leases``)."""
     tokens: dict[int, int] = field(default_factory=dict)
     """Live token -> task_pk, of this session or kept from an older one."""
     granted: dict[int, float] = field(default_factory=dict)
     """Live token -> when (mono) its grant was last sent."""
-    marker: int | None = None
-    """The marker whose return, if nothing is heard before, allows the takeover."""
 
     @property
     def live(self) -> bool:
@@ -187,6 +197,9 @@ class State:
     last_task_pk: int = 0
     last_token: int = 0
     last_marker: int = 0
+    pulse: Pulse | None = None
+    last_pulse: float = -math.inf
+    """When (mono) a pulse last came back."""
 
     def queue(self, name: str) -> QueueState:
         """The queue's state, made on first use."""

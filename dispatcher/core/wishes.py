@@ -67,10 +67,14 @@ def run_again(state: State, task: TaskRow, actor: str, now: Instant, out: Effect
 
 
 def repeat(state: State, agent: Agent, tokens: Iterable[int], out: Effects) -> None:
-    """A heartbeat listed *tokens*: ask again for the end of those that are wished to end."""
+    """A heartbeat listed *tokens*: ask again for the end of those that are wished to end, and of
+    those that are not the agent's any more (after :func:`sessions.declare_dead`)."""
     for token in tokens:
         task_pk = agent.tokens.get(token)
-        if task_pk is not None and state.tasks[task_pk].wish:
+        if task_pk is None:
+            ended = Stop(session=agent.row.session, token=token, reason="its token has ended")
+            out.replies.append((agent.row.name, ended))
+        elif state.tasks[task_pk].wish:
             _ask(agent, state.tasks[task_pk], out)
 
 

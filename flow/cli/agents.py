@@ -1,4 +1,4 @@
-"""``flow agents``: who runs tasks."""
+"""``flow agents``: who runs tasks, and who never will again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import click
 
 from flow.cli.grammar import Command, Group, output_option
 from flow.cli.invocation import Invocation, pass_invocation
+from flow.cli.names import name
 from flow.cli.output import moment, print_listing
+from flow.cli.requests import ask
 
 _COLUMNS = ("name", "queues", "slots", "busy", "state", "last_heartbeat")
 
@@ -33,3 +35,16 @@ def list_agents(invocation: Invocation, output: str) -> None:
         for agent in invocation.reader().agents()
     ]
     print_listing(output, _COLUMNS, rows)
+
+
+@agents.command("declare-dead", cls=Command)
+@click.argument("agent", metavar="NODE", type=name)
+@pass_invocation
+def declare_dead(invocation: Invocation, agent: str) -> None:
+    """Vouch that nothing of a silent agent runs any more: its tasks run again at once.
+
+    That is what tasks with on_agent_lost="wait" wait for when their node is gone for good. Make
+    sure that it is: if the node still runs a task, two copies of it run side by side.
+    """
+    if ask(invocation, invocation.reader(), "declare_dead", {"agent": agent}).done:
+        invocation.say(f"agent {agent}: declared dead")

@@ -398,6 +398,17 @@ def _heartbeats_fit(config: Config) -> str | None:
     )
 
 
+def _grace_fits(config: Config) -> str | None:
+    lease = config.lease
+    if 3 * lease.heartbeat_interval <= lease.grace + _ROUNDING:
+        return None
+    return (
+        f"expected lease.grace ({lease.grace:g}) to be at least 3 times lease.heartbeat_interval "
+        f"({lease.heartbeat_interval:g}), so that no alarm of the broker is taken for an agent's "
+        f"silence; raise lease.grace to {3 * lease.heartbeat_interval:g}"
+    )
+
+
 def _kill_fits(config: Config) -> str | None:
     kill_grace, margin = config.agent.kill_grace, config.lease.margin
     if kill_grace <= margin + _ROUNDING:
@@ -411,5 +422,6 @@ def _kill_fits(config: Config) -> str | None:
 
 RULES = (
     Rule(("lease.heartbeat_interval", "lease.duration", "lease.margin"), _heartbeats_fit),
+    Rule(("lease.heartbeat_interval", "lease.grace"), _grace_fits),
     Rule(("agent.kill_grace", "lease.margin"), _kill_fits),
 )

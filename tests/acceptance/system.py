@@ -19,10 +19,10 @@ from tests.waiting import until
 BIN = Path(sysconfig.get_path("scripts"))
 #: Leases of the default proportions, scaled down so that a takeover takes seconds.
 SHORT_LEASES = {
-    "FLOW_LEASE_HEARTBEAT_INTERVAL": "0.3",
-    "FLOW_LEASE_DURATION": "2.5",
+    "FLOW_LEASE_HEARTBEAT_INTERVAL": "0.25",
+    "FLOW_LEASE_DURATION": "3",
     "FLOW_LEASE_MARGIN": "0.5",
-    "FLOW_LEASE_GRACE": "0.5",
+    "FLOW_LEASE_GRACE": "0.75",
     "FLOW_AGENT_KILL_GRACE": "0.3",
     "FLOW_AGENT_CLAIM_RESEND_INTERVAL": "0.5",
 }
@@ -135,11 +135,11 @@ class System:
         return daemon
 
     def start_agent(
-        self, name: str, *queues: str, bin_folder: Path = BIN, ready: bool = True
+        self, name: str, *queues: str, slots: int = 2, bin_folder: Path = BIN, ready: bool = True
     ) -> Daemon:
         """``flow-agent --name NAME --queue ...`` on a node of that name."""
         options = [part for queue in queues for part in ("--queue", queue)]
-        options += ["--name", name, "--slots", "2"]
+        options += ["--name", name, "--slots", str(slots)]
         command: list[Path | str] = [bin_folder / "flow-agent", *options]
         daemon = self._start(command, self.node_environment(name), name)
         if ready:

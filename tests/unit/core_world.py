@@ -197,8 +197,9 @@ class World:
     def next_task(self) -> wire.Task:
         return self.published.pop(0)
 
-    def pass_time(self, seconds: float) -> None:
-        """Let time pass, calling the core exactly when it asked to be called."""
+    def pass_time(self, seconds: float, *, clear: bool = True) -> None:
+        """Let time pass, calling the core exactly when it asked to be called. *clear*: markers
+        come back at once."""
         end = self.elapsed + seconds
         while True:
             wakeup = self.core.next_wakeup()
@@ -207,6 +208,8 @@ class World:
             before = wakeup
             self.elapsed = max(self.elapsed, wakeup - 1000.0)
             self.take(self.core.tick(self.now))
+            if clear:
+                self.return_markers()
             assert self.core.next_wakeup() != before, "the core asks for the same moment again"
         self.elapsed = end
 

@@ -496,3 +496,12 @@ def test_agents_are_listed_with_the_agreed_keys(flow: Flow, world: DatabaseWorld
     assert (gone["name"], gone["queues"], gone["state"]) == ("node0", ["default"], "dead")
     assert (busy["name"], busy["slots"], busy["busy"], busy["state"]) == ("node1", 3, 1, "online")
     assert re.search(r"^node1 +q1, q2 +3 +1 +online", flow("agents", "list").out, re.MULTILINE)
+
+
+def test_an_agent_that_is_heard_cannot_be_declared_dead(flow: Flow, url: str) -> None:
+    with serving(url, CHAIN, agents={"node1": ("q1",)}):
+        result = flow("agents", "declare-dead", "node1")
+        unknown = flow("agents", "declare-dead", "node2")
+    assert (result.code, unknown.code) == (1, 1)
+    assert "agent 'node1': expected one that is silent, got one that was heard" in result.err
+    assert "agent 'node2': expected one ever seen; did you mean 'node1'?" in unknown.err

@@ -239,7 +239,7 @@ def test_short_leases_as_tests_use_them_are_accepted(load: Load) -> None:
         FLOW_LEASE_HEARTBEAT_INTERVAL="0.2",
         FLOW_LEASE_DURATION="2",
         FLOW_LEASE_MARGIN="0.5",
-        FLOW_LEASE_GRACE="0.5",
+        FLOW_LEASE_GRACE="0.6",
         FLOW_AGENT_KILL_GRACE="0.3",
     )
     assert config.lease.duration == 2.0

@@ -235,10 +235,19 @@ def test_all_wrong_values_are_said_at_once_in_the_order_of_the_page(tmp_path: Pa
 
 
 def test_a_heartbeat_that_is_too_rare_for_its_lease_is_refused(tmp_path: Path) -> None:
-    assert error_of_file(tmp_path, "[lease]\nheartbeat_interval = 20\nduration = 60") == (
+    text = "[lease]\nheartbeat_interval = 20\nduration = 60\ngrace = 60"
+    assert error_of_file(tmp_path, text) == (
         "flow.toml:2, flow.toml:3: expected lease.duration - lease.margin (60 - 5) to be at least "
         "3 times lease.heartbeat_interval (20), so that two lost heartbeats end no lease; "
         "raise lease.duration to 65"
+    )
+
+
+def test_a_grace_too_short_to_notice_an_alarm_is_refused() -> None:
+    assert error_of_variable(FLOW_LEASE_GRACE="10") == (
+        "FLOW_LEASE_GRACE: expected lease.grace (10) to be at least 3 times "
+        "lease.heartbeat_interval (5), so that no alarm of the broker is taken for an agent's "
+        "silence; raise lease.grace to 15"
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.core.core import Rules
+from dispatcher.core.leases import FIRST_PULSE
 from dispatcher.core.records import CloseTry, EndSession
 from flow import wire
 from flow.states import RunState
 from tests.unit.core_world import LEASE, World, chain, dag, task
 
 GRACE = Rules().grace
+HEARTBEAT = Rules().heartbeat_interval
 
 
 def started(world: World, agent: str = "node1", session: int = 1) -> wire.Grant:
@@ -168,41 +170,131 @@ def test_an_unknown_session_is_asked_for_its_hello() -> None:
     assert world.heartbeat(session=2) == [wire.HelloWanted(session=2)]
 
 
-def test_a_silent_agent_is_taken_over_only_after_lease_plus_grace_and_a_marker() -> None:
+def test_a_silent_agent_is_taken_over_after_lease_plus_grace() -> None:
     world = World(chain(1))
     started(world)
     world.pass_time(LEASE + GRACE - 0.1)
-    assert world.markers == []
-    world.pass_time(0.2)
     assert world.states() == {"t0": "running"}
-    world.return_markers()
+    world.pass_time(0.2)
     assert world.states() == {"t0": "queued"}
     (ended,) = [write for write in world.writes if isinstance(write, EndSession)]
     assert ended.how == "lost"
 
 
-def test_a_heartbeat_read_before_the_marker_prevents_the_takeover() -> None:
+def test_nothing_is_taken_over_before_the_pulse_sent_after_the_silence_has_come_back() -> None:
+    world = World(chain(1))
+    started(world)
+    world.pass_time(LEASE + GRACE - 0.1)
+    world.pass_time(0.2, clear=False)
+    assert len(world.markers) == 1
+    assert world.states() == {"t0": "running"}
+    world.return_markers()
+    assert world.states() == {"t0": "queued"}
+
+
+def test_pulses_begin_with_silence_and_end_with_a_word() -> None:
     world = World(chain(1))
     grant = started(world)
-    world.pass_time(LEASE + GRACE + 0.1)
+    world.pass_time(2 * HEARTBEAT - 0.1, clear=False)
+    assert world.markers == []
+    world.pass_time(0.2, clear=False)
+    assert len(world.markers) == 1
+    world.pass_time(10 * HEARTBEAT, clear=False)
+    assert len(world.markers) == 1, "one at a time"
+    world.heartbeat(tokens=(grant.token,))
+    world.return_markers()
+    world.pass_time(2 * HEARTBEAT - 0.1, clear=False)
+    assert world.markers == []
+
+
+def test_a_heartbeat_read_before_the_pulse_prevents_the_takeover() -> None:
+    world = World(chain(1))
+    grant = started(world)
+    world.pass_time(LEASE + GRACE - 0.1)
+    world.pass_time(0.2, clear=False)
     world.heartbeat(tokens=(grant.token,))
     world.return_markers()
     assert world.states() == {"t0": "running"}
 
 
+@pytest.mark.parametrize("clear_before", [0.0, 12.0, 40.0, LEASE + GRACE - 6])
+def test_time_for_which_the_line_is_held_up_is_no_silence(clear_before: float) -> None:
+    world = World(chain(1))
+    started(world)
+    world.pass_time(clear_before)
+    world.pass_time(600, clear=False)  # an alarm: the pulse is stuck with everything else
+    world.return_markers()
+    assert world.states() == {"t0": "running"}
+    unseen = FIRST_PULSE * HEARTBEAT  # what may have passed before the first pulse was stuck
+    world.pass_time(max(0.0, LEASE + GRACE - clear_before - unseen - 0.1))
+    assert world.states() == {"t0": "running"}
+    world.pass_time(unseen + HEARTBEAT + 0.2)
+    assert world.states() == {"t0": "queued"}
+
+
+def test_time_for_which_the_dispatcher_itself_was_stopped_is_no_silence() -> None:
+    world = World(chain(1))
+    started(world)
+    world.pass_time(11)
+    world.elapsed += 600
+    world.take(world.core.tick(world.now))
+    world.return_markers()
+    assert world.states() == {"t0": "running"}
+    world.pass_time(LEASE + GRACE - 3 * HEARTBEAT - 0.1)
+    assert world.states() == {"t0": "running"}
+    world.pass_time(3 * HEARTBEAT)
+    assert world.states() == {"t0": "queued"}
+
+
 def test_a_new_reign_starts_every_lease_afresh_and_ignores_old_markers() -> None:
     world = World(chain(1))
     started(world)
-    world.pass_time(LEASE + GRACE + 0.1)
+    world.pass_time(LEASE + GRACE - 0.1)
+    world.pass_time(0.2, clear=False)
     old_marker = wire.Marker(reign=1, number=world.markers[0])
     world.new_reign()
     world.send(old_marker)
     assert world.states() == {"t0": "running"}
     world.pass_time(LEASE + GRACE - 0.1)
-    assert world.markers == []
+    assert world.states() == {"t0": "running"}
     world.pass_time(0.2)
-    world.return_markers()
     assert world.states() == {"t0": "queued"}
+
+
+@pytest.mark.parametrize("on_agent_lost", ["rerun", "wait"])
+def test_an_agent_declared_dead_loses_everything_at_once(on_agent_lost: str) -> None:
+    world = World(chain(1, on_agent_lost=on_agent_lost))
+    grant = started(world)
+    world.pass_time(20)
+    assert world.request("declare_dead", agent="node1", actor="ada") == ""
+    assert world.states() == {"t0": "queued"}
+    assert world.task("t0").deaths == 1
+    (ended,) = [write for write in world.writes if isinstance(write, EndSession)]
+    assert ended.how == "declared dead"
+    assert isinstance(world.heartbeat(tokens=(grant.token,))[0], wire.SessionEnded)
+
+
+def test_a_task_that_outlived_its_agents_declared_death_is_stopped() -> None:
+    world = World(chain(1, on_agent_lost="wait"))
+    grant = started(world)
+    lost_by_silence(world)
+    world.request("declare_dead", agent="node1")
+    world.hello(session=2, process="process 1", kept=(grant.token,))
+    (stop,) = world.heartbeat(session=2, tokens=(grant.token,))
+    assert stop == wire.Stop(session=2, token=grant.token, reason="its token has ended")
+
+
+def test_only_a_silent_agent_can_be_declared_dead() -> None:
+    world = World(chain(1))
+    started(world)
+    world.pass_time(3)
+    assert world.request("declare_dead", agent="node1") == (
+        "agent 'node1': expected one that is silent, got one that was heard 3 s ago; "
+        "stop it on its node first"
+    )
+    assert world.request("declare_dead", agent="node2") == (
+        "agent 'node2': expected one ever seen; did you mean 'node1'?"
+    )
 
 
 def test_a_session_that_was_taken_over_is_told_so() -> None:
