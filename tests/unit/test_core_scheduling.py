@@ -67,7 +67,7 @@ def test_the_next_intervals_follow() -> None:
     world = World(hourly())
     world.hello()
     for _ in range(3):
-        world.pass_time(3600)
+        world.pass_time(3600, clear=False)
         world.heartbeat()
         work_off(world)
     assert hours(world) == [0, 1, 2]
@@ -104,7 +104,7 @@ def test_runs_that_end_at_once_do_not_keep_everything_else_waiting() -> None:
 def test_after_a_long_sleep_only_the_latest_is_run() -> None:
     world = World(hourly())
     world.hello()
-    world.pass_time(3600)
+    world.pass_time(3600, clear=False)
     work_off(world)
     world.elapsed += 5 * 3600  # nobody was called in all this time
     world.take(world.core.tick(world.now))
