@@ -18,18 +18,33 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME PYTHONWARNINGS
 unexport FLOW_DATABASE_URL FLOW_LOGS_FOLDER
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format venv services clean
+.PHONY: help demo demo-kill test chaos chaos-full mutants lint format venv services clean
 
 help: ## List these targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: venv ## Run an example over two queues, without any service; DAG=name DAGS=folder: another
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
 	FLOW_CONFIG= FLOW_HOME="$$home" FLOW_DAGS_FOLDER=$(DAGS) $(VENV)/bin/flow standalone --run $(DAG)
 
+demo-kill: venv services ## Kill an agent under load, on a live board; SVG=file: record it
+	@echo "starting RabbitMQ and PostgreSQL, for this demo only"
+	@$(PY) -m tests.services run -- $(PY) -m tests.demo $(if $(SVG),--svg "$(SVG)")
+
 test: lint services ## Check and test everything; TESTS=path narrows it down
 	$(PY) -m compileall -q flow dispatcher agent
 	$(PY) -m tests.services run -- $(PYTEST) $(TESTS)
+
+chaos: venv services ## Hurt real processes in every way, with short leases; ONLY="names": some
+	@$(PY) -m compileall -q flow dispatcher agent
+	@$(PY) -m tests.chaos $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
+
+chaos-full: venv services ## The same with the default leases and outages: about 3 hours
+	@$(PY) -m compileall -q flow dispatcher agent
+	@$(PY) -m tests.chaos --full $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
+
+mutants: venv services ## Break one rule after the other, and see that tests and simulator notice
+	@$(PY) -m tests.services run -- $(PY) -m tests.mutants
 
 lint: venv ## Style, types, and who may import whom
 	$(ALONE) $(PY) -m ruff check

@@ -92,7 +92,8 @@ class AgentConnection:
     async def _use(self, link: Link) -> bool:
         """Live with *link* until it closes. Raises TransportError if it cannot be made useful."""
         try:
-            self._live = await self._build(link)
+            self._live = live = await self._build(link)
+            link.watch_blocked(partial(self._on_blocked, live))
             self._show(f"connected; serving {', '.join(self._queues)}", logging.INFO)
             self._logs.attach(await link.outlet())
             self._post(on.LinkUp())
@@ -102,7 +103,7 @@ class AgentConnection:
             again.cancel()
             closed.cancel()
             if closed.done() and not closed.cancelled():
-                self._show(f"connection lost: {closed.result()}; trying again")
+                self._show(f"{closed.result()}; connecting again")
             return True
         finally:
             self._live = None
@@ -178,6 +179,10 @@ class AgentConnection:
         elif isinstance(error, Unroutable):
             self._post(on.Refused(ref, "no dispatcher has made its events queue yet"))
         # Anything else is the link's end, which LinkDown reports.
+
+    def _on_blocked(self, live: _Live, proven: float) -> None:
+        if self._live is live:
+            self._post(on.Blocked(proven))
 
     def _on_control(self, delivery: Delivery) -> None:
         try:

@@ -199,7 +199,8 @@ class Fetcher:
     ) -> list[wire.Piece | wire.NoPiece]:
         """What has come, at least one; nothing after a while without any."""
         try:
-            replies = [await asyncio.wait_for(inbox.get(), self._resend)]
+            async with asyncio.timeout(self._resend):
+                replies = [await inbox.get()]
         except TimeoutError:
             return []
         while not inbox.empty():
@@ -242,7 +243,8 @@ class _Work:
             path = self._paths.get(reply.digest)
             if path is None:
                 path = self._paths[reply.digest] = self._cache.open_new()
-            with path.open("r+b", buffering=0) as file:
+            # Buffered: a bare write(2) on a disk that fills up may write a part and say nothing.
+            with path.open("r+b") as file:
                 file.seek(reply.number * PIECE_BYTES)
                 file.write(reply.data)
             if last:

@@ -53,7 +53,8 @@ class JobFolder:
 
 
 def write_job(folder: JobFolder, task: Task, grant: Grant, more: Mapping[str, Any]) -> None:
-    """Make the folder and the job file; see :class:`flow.runtime.job.Job` for *more*."""
+    """Make the folder and the job file; see :class:`flow.runtime.job.Job` for *more*. Raises
+    OSError."""
     folder.path.mkdir(mode=0o700, exist_ok=True)
     about = {
         "operator": task.operator,
@@ -75,7 +76,10 @@ def write_job(folder: JobFolder, task: Task, grant: Grant, more: Mapping[str, An
         "libraries": libraries(),
         **more,
     }
-    folder.job.write_text(json.dumps(about), encoding="ascii")
+    try:
+        folder.job.write_text(json.dumps(about), encoding="ascii")
+    except OSError as error:  # write(2) does not know the name of what it writes to
+        raise OSError(error.errno, error.strerror, str(folder.job)) from error
     folder.job.chmod(0o600)
 
 

@@ -110,6 +110,10 @@ class Preparer:
             f"{task.operator!r}{nearest(task.operator, OPERATORS)}; upgrade the agent"
         )
 
+    def folders(self, token: int) -> tuple[Path, Path]:
+        """What :meth:`prepare` may make for *token*: its working directory and its job's folder."""
+        return self.work / str(token), self.work / f"{token}.job"
+
     def _bash(self, task: Task, grant: Grant, folder: Path | None) -> Command:
         if self.bash is None:
             raise NotHere(f"agent {self.agent!r}: expected bash in PATH, got none; install bash")
@@ -140,7 +144,7 @@ class Preparer:
         return self._command(argv, environment, arguments.cwd, grant, job)
 
     def _job(self, task: Task, grant: Grant, folder: Path | None, **more: Any) -> JobFolder:
-        job = JobFolder(self.work / f"{grant.token}.job")
+        job = JobFolder(self.folders(grant.token)[1])
         more |= {"folder": str(folder) if folder else None, "max_bytes": self.xcom_max_bytes}
         write_job(job, task, grant, more)
         return job
@@ -156,7 +160,7 @@ class Preparer:
         if cwd:
             expanded = _expand(cwd, environment.get("HOME", ""))
             return Command(argv, environment, expanded, None, job)
-        private = self.work / str(grant.token)
+        private = self.folders(grant.token)[0]
         private.mkdir(mode=0o700, exist_ok=True)
         return Command(argv, environment, str(private), private, job)
 

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent import keeper_client
 from agent.core import events as on
+from agent.disk import is_fault, told
 from agent.jobs import read_outcome
 from agent.keeper_client import Keeper, KeeperEvent, StartTask
 from agent.operators import CannotPrepare, Command, NotHere, Preparer, remove_private
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 OUTPUT_WAIT = 1.0
 #: Seconds of one attempt to prove earlier processes dead; attempts go on until one succeeds.
 PROOF_TIMEOUT = 15.0
+#: Seconds between two tries to write a new session down.
+SESSION_RETRY = 2.0
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 """Runs a coroutine in the background; its failure ends the agent."""
@@ -87,7 +90,7 @@ class Runner:
             either: set[asyncio.Future[Any]] = {proven, keeper.lost}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             proven.cancel()
-        session = await asyncio.to_thread(self._state.next_session, above)
+        session = await self._next_session(above)
         if keeper is not None and not keeper.lost.done():
             self._proven.clear()
             keeper.begin_session(session)
@@ -99,6 +102,19 @@ class Runner:
         )
         self._keeper.lost.add_done_callback(self._on_keeper_lost)
         return session
+
+    async def _next_session(self, above: int) -> int:
+        """On a disk that takes nothing the agent waits: no session, so no hello and no tasks."""
+        said = ""
+        while True:
+            try:
+                return await asyncio.to_thread(self._state.next_session, above)
+            except OSError as error:
+                problem = told(error)
+            if problem != said:
+                said = problem
+                log.error("no session can begin: %s; trying again until it can", problem)
+            await asyncio.sleep(SESSION_RETRY)
 
     def set_deadline(self, at: float) -> None:
         """Tell the keeper when the lease ends."""
@@ -129,6 +145,7 @@ class Runner:
         except (FlowError, OSError) as error:
             release()
             self._server.close(grant.token)
+            self._spawn(self._remove(self._preparer.folders(grant.token)))
             self.refuse(task, grant, error)
             return
         task_log = self._logs.open(task, grant.token, self._log_max_bytes)
@@ -158,6 +175,8 @@ class Runner:
         task_log = self._logs.open(task, grant.token, self._log_max_bytes)
         task_log.note(f"cannot start: {error}")
         task_log.complete()
+        if isinstance(error, OSError) and is_fault(error):
+            self._post(on.DiskFailed(told(error)))
         now, fault = self._wall(), not isinstance(error, CannotPrepare)
         self._post(on.ProcessEnded(grant.token, now, now, error=str(error), fault=fault))
 
@@ -254,9 +273,13 @@ class Runner:
         command = run.command
         if command.job is not None:
             self._server.close(run.token)
-            await asyncio.to_thread(remove_private, command.job.path)
+            await self._remove([command.job.path])
         if command.private is not None:
-            await asyncio.to_thread(remove_private, command.private)
+            await self._remove([command.private])
+
+    async def _remove(self, folders: Iterable[Path]) -> None:
+        for folder in folders:
+            await asyncio.to_thread(remove_private, folder)
 
     # -- earlier sessions ----------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from agent.connection import AgentConnection
 from agent.core import Core, Identity, Settings
 from agent.core import effects as do
 from agent.core import events as on
+from agent.disk import probe, told
 from agent.fetching import Fetcher
 from agent.interpreters import Interpreters
 from agent.operators import Preparer
@@ -117,6 +118,8 @@ class Service:
             wall=time.time,
         )
         cache = CodeCache(config.home / "cache", config.agent.cache_max_bytes)
+        self._written = (state.spool, state.work, config.home / "cache")
+        """What must take something before the agent may start anything."""
         self._fetcher = Fetcher(
             cache, agent=name, session=lambda: self._core.session, send=self._ask_for_pieces
         )
@@ -155,6 +158,7 @@ class Service:
             do.SetDeadline: lambda effect: self._runner.set_deadline(effect.at),
             do.Spool: lambda effect: self._spawn(self._write(effect.result)),
             do.DropSpool: lambda effect: self._spawn(self._drop(effect.token)),
+            do.Probe: lambda _: self._spawn(self._probe()),
             do.Report: lambda effect: log.log(_LEVELS[effect.level], "%s", effect.text),
             do.Stop: self._stop,
         }
@@ -218,8 +222,11 @@ class Service:
         try:
             await asyncio.to_thread(self._spool.write, result)
         except OSError as failed:
-            error = str(failed)
+            error = told(failed)
         self.post(on.Spooled(result.token, error))
+
+    async def _probe(self) -> None:
+        self.post(on.Probed(await asyncio.to_thread(probe, self._written)))
 
     async def _drop(self, token: int) -> None:
         try:

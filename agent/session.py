@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -75,11 +76,13 @@ class StateDirectory:
         return self.path / "parked"
 
     def next_session(self, above: int = 0) -> int:
-        """Begin a session higher than all before it and than *above*; it is on disk on return."""
-        self.session = max(self.session, above) + 1
-        content = {"session": self.session, "state_id": self.state_id}
+        """Begin a session higher than all before it and than *above*; it is on disk on return.
+        Raises OSError, and then none has begun."""
+        session = max(self.session, above) + 1
+        content = {"session": session, "state_id": self.state_id}
         write_durably(self.path / "session.json", json.dumps(content).encode())
-        return self.session
+        self.session = session
+        return session
 
     def close(self) -> None:
         """Let another agent have the directory."""
@@ -87,14 +90,23 @@ class StateDirectory:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace *path* in one step: afterwards the new content is on disk, whatever happens."""
+    """Replace *path* in one step: afterwards the new content is on disk, whatever happens.
+
+    Raises OSError, and then what was written of it takes up no room on a disk that has none.
+    """
     new = path.with_name(path.name + ".new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        # write(2) does not know the name of what it writes to.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     sync_directory(path.parent)
 
 
@@ -134,8 +146,10 @@ def _take_lock(lock: int, name: str, path: Path) -> None:
             f"agent {name!r}: expected to be the only one of this name, got the running process "
             f"{holder or 'of another user'} with {path}; stop it or choose another --name"
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    # Only for that message: a disk without room for it does not keep an agent from starting.
+    with contextlib.suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
 
 
 def _read_session(path: Path) -> tuple[int, str]:

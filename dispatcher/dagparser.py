@@ -86,7 +86,8 @@ class _Process:
         """Ask it to end, by the end of its stdin, and see to it."""
         self.stdin.close()
         try:
-            await asyncio.wait_for(self.handle.wait(), _STOP_SECONDS)
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self.handle.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.handle.pid, signal.SIGKILL)

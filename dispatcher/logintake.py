@@ -53,11 +53,16 @@ class LogIntake:
                 f"with token {chunk.token}"
             )
         place = run_pk, chunk.task_instance_id, chunk.try_number, chunk.offset
+        problem = ""
         while True:
             try:
                 await asyncio.to_thread(self._store.write, *place, chunk.text.encode())
             except LogStoreError as error:
-                log.warning("%s; trying again in %.0f s", error, RETRY_INTERVAL)
+                if str(error) != problem:  # said once, however long it takes
+                    problem = str(error)
+                    log.warning("%s; output waits at the broker until it can", problem)
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
+                if problem:
+                    log.warning("output of tasks is stored again")
                 return

@@ -80,7 +80,8 @@ class Reign:
             wakeup = self.core.next_wakeup()
             delay = None if wakeup is None else max(0.0, wakeup - self._clock().mono)
             try:
-                await asyncio.wait_for(self._rescheduled.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self._rescheduled.wait()
             except TimeoutError:
                 self.add(self.core.tick(self._clock()))
 

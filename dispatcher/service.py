@@ -79,7 +79,7 @@ class Backoff:
     """Growing pauses between attempts; full jitter, so that many processes do not come at once."""
 
     shortest: float = 0.2
-    longest: float = 5.0
+    longest: float = 2.0
     attempts: int = field(default=0, init=False)
 
     def pause(self) -> float:
@@ -135,6 +135,7 @@ class Dispatcher:
         try:
             while True:
                 try:
+                    await self._renew_database()
                     async with self._link() as link:
                         served = True
                         await self._lead(link)
@@ -164,6 +165,14 @@ class Dispatcher:
                 await self._wait(error)
             else:
                 return
+
+    async def _renew_database(self) -> None:
+        """Before each election. One who cannot write stands aside: being elected, it would only
+        hand the events back, again and again. And where one connection has broken, so have the
+        others as a rule, which each would notice only in use, at the cost of another reign."""
+        for thread in (self._writer, self._reader, self._blobs):
+            await thread(self._store.close)
+        await self._writer(check_schema, self._store.database)
 
     async def _wait(self, error: FlowError) -> None:
         pause = self._backoff.pause()
@@ -268,8 +277,8 @@ class Dispatcher:
                 }
                 reign.add(reign.core.request(intents, clock.now(), loaded))
             with contextlib.suppress(TimeoutError):
-                interval = self._config.dispatcher.intent_poll_interval
-                await asyncio.wait_for(reign.intents_wanted.wait(), interval)
+                async with asyncio.timeout(self._config.dispatcher.intent_poll_interval):
+                    await reign.intents_wanted.wait()
 
     def _bundling(self, epoch: int) -> Bundling:
         return Bundling(

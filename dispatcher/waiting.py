@@ -43,6 +43,8 @@ class QueueLoad:
     """Those whose session has not ended."""
     lost: int = 0
     """Those of them that have not been heard lately."""
+    suspended: int = 0
+    """Those of the others that start nothing new: their disk is full."""
     slots: int = 0
     busy: int = 0
 
@@ -104,11 +106,14 @@ def why_run_waits(around: Surroundings) -> str:
 
 
 def no_agent(queue: str, load: QueueLoad) -> str:
-    """``queue q2: 0 agents``, or that all its agents are lost; ``""`` where one is heard."""
+    """``queue q2: 0 agents``, or that all its agents are lost or suspended; ``""`` where one takes
+    tasks."""
     if load.agents == 0:
         return f"queue {queue}: 0 agents"
     if load.lost >= load.agents:
         return f"queue {queue}: {_count(load.agents, 'agent')}, lost"
+    if load.lost + load.suspended >= load.agents:
+        return f"queue {queue}: {_count(load.agents, 'agent')}, suspended"
     return ""
 
 

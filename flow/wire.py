@@ -98,6 +98,8 @@ class Hello(Event, frozen=True, kw_only=True, tag="hello"):
     spooled: tuple[Number, ...] = ()
     kept: tuple[Number, ...] = ()
     software: str = ""
+    suspended: Text = ""
+    """Why nothing new may start there for now, if so: its disk is full."""
 
 
 class Claim(Event, frozen=True, kw_only=True, tag="claim"):
@@ -118,6 +120,8 @@ class Heartbeat(Event, frozen=True, kw_only=True, tag="heartbeat"):
     tokens: tuple[Number, ...] = ()
     slots: Count = 0
     load: float = 0.0
+    suspended: Text = ""
+    """As in :class:`Hello`."""
 
 
 class Started(Event, frozen=True, kw_only=True, tag="started"):

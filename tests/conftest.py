@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from tests import services
 from tests.agent_environment import make_agent_environment
@@ -31,6 +31,10 @@ for _name in [name for name in os.environ if name.startswith("FLOW_")]:
 # same examples are tried on every run, so that a red run can be repeated.
 settings.register_profile("flow", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
+# For tests.mutants, which wants to know that an example fails, not the simplest one.
+settings.register_profile(
+    "mutants", deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate)
+)
 settings.load_profile("ci" if os.environ.get("CI") else "flow")
 
 

@@ -3,8 +3,10 @@
 async with Proxy("127.0.0.1", 5672) as proxy:
     connect(proxy.through(url))
     proxy.hold()        # a partition: both sides stay connected and hear nothing
+    proxy.hold(inward=False)  # a partition in one direction: nothing reaches the target
     proxy.release()     # it heals: what was sent meanwhile arrives, in order
     proxy.cut()         # every connection is reset
+    proxy.cut_after(99) # the connection that carries the 99th byte from now on ends with it
     proxy.refuse()      # new ones are refused, old ones live on
 """
 
@@ -14,11 +16,15 @@ import asyncio
 import contextlib
 import ssl
 import struct
+from collections.abc import Coroutine
 from socket import SO_LINGER, SOL_SOCKET
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 _CHUNK = 65536
+
+Side = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Pump = Coroutine[Any, Any, None]
 
 
 class Proxy:
@@ -29,8 +35,11 @@ class Proxy:
         self._target = (host, port)
         self._tls = tls
         self._server: asyncio.Server | None = None
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._outward = asyncio.Event()
+        self._inward = asyncio.Event()
+        self.release()
+        self._clients: set[asyncio.StreamReader] = set()
+        self._left: int | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._near: set[asyncio.StreamWriter] = set()
         self._sessions: set[asyncio.Task[None]] = set()
@@ -72,13 +81,22 @@ class Proxy:
             self._server.close()
             self._server = None
 
-    def hold(self) -> None:
-        """Forward nothing, not even that a side has closed: to each side the other is silent."""
-        self._flowing.clear()
+    def hold(self, *, outward: bool = True, inward: bool = True) -> None:
+        """Forward nothing, not even that a side has closed: to each side the other is silent.
+        *outward*: towards the target; *inward*: towards those who connected."""
+        for held, flowing in ((outward, self._outward), (inward, self._inward)):
+            if held:
+                flowing.clear()
 
     def release(self) -> None:
         """Forward again, beginning with what was held back."""
-        self._flowing.set()
+        self._outward.set()
+        self._inward.set()
+
+    def cut_after(self, count: int) -> None:
+        """Forward *count* more bytes, of all connections and in both directions; the connection
+        that carries the last of them ends behind it, in the middle of whatever it is."""
+        self._left = count
 
     def inject(self, data: bytes) -> None:
         """Send *data* to those who connected, as if the target had."""
@@ -117,16 +135,15 @@ class Proxy:
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         self._near.add(writer)
+        self._clients.add(reader)
         pair = [writer]
         pumps: list[asyncio.Task[None]] = []
         try:
             far_reader, far_writer = await asyncio.open_connection(*self._target)
             pair.append(far_writer)
             self._writers.add(far_writer)
-            pumps += [
-                asyncio.create_task(self._pump(reader, far_writer)),
-                asyncio.create_task(self._pump(far_reader, writer)),
-            ]
+            near, far = (reader, writer), (far_reader, far_writer)
+            pumps += map(asyncio.create_task, self._both_ways(near, far))
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
             pass  # the target refuses: then this side is closed too
@@ -142,12 +159,20 @@ class Proxy:
             finally:
                 self._writers.difference_update(pair)
                 self._near.discard(writer)
+                self._clients.discard(reader)
+
+    def _both_ways(self, near: Side, far: Side) -> tuple[Pump, Pump]:
+        """What forwards on one connection, which ends as soon as either of the two has ended."""
+        return self._pump(near[0], far[1]), self._pump(far[0], near[1])
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while chunk := await self._read(reader):
+                whole, chunk = chunk, self._allowed(chunk)
                 writer.write(chunk)
                 await writer.drain()
+                if len(chunk) < len(whole):
+                    return
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         """The next chunk once it may pass; empty when the side has closed and that may be known."""
@@ -157,5 +182,15 @@ class Proxy:
             chunk = b""
         if self.delay:
             await asyncio.sleep(self.delay)
-        await self._flowing.wait()
+        await (self._outward if reader in self._clients else self._inward).wait()
         return chunk
+
+    def _allowed(self, chunk: bytes) -> bytes:
+        """What of *chunk* comes before a cut, if there is to be one."""
+        if self._left is None:
+            return chunk
+        if self._left >= len(chunk):
+            self._left -= len(chunk)
+            return chunk
+        before, self._left = self._left, None
+        return chunk[:before]

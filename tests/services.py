@@ -75,6 +75,10 @@ class Service(ABC):
         self.home.mkdir(mode=0o700)
         self._own(self.home)
         self.prepare()
+        self.launch()
+
+    def launch(self) -> None:
+        """The same again after :meth:`halt` or a crash, on the data that is there."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._wrap(self.command()),
@@ -101,6 +105,12 @@ class Service(ABC):
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def halt(self, number: int, within: float = 60.0) -> None:
+        """Send it a signal that ends it, and wait; its data stays for :meth:`launch`."""
+        assert self.process is not None, "start() comes first"
+        self.process.send_signal(number)
+        self.process.wait(within)
 
     @abstractmethod
     def prepare(self) -> None:

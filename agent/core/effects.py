@@ -96,6 +96,11 @@ class DropSpool:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """See whether the disk takes something again, say ``Probed``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A line for the operator."""
 
@@ -123,6 +128,7 @@ Effect = (
     | SetDeadline
     | Spool
     | DropSpool
+    | Probe
     | Report
     | Stop
 )

@@ -51,6 +51,14 @@ class Confirmed:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocked:
+    """The broker holds back what this link publishes (a memory or disk alarm), and has proven that
+    it has done so for at least *proven* seconds; 0.0 when it begins."""
+
+    proven: float
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The send came back: nothing is bound for it, or the link closed under it."""
 
@@ -123,6 +131,20 @@ class Spooled:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskFailed:
+    """Something else than a result could not be written here: a task's folder, a bundle."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The disk was tried: it takes what is written, or it still does not (``error``)."""
+
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseFired:
     """The keeper has killed at its own deadline; or it is gone itself (``spared_nothing``), and
     with it also the tasks that a lapse does not kill."""
@@ -148,12 +170,15 @@ Event = (
     | Delivered
     | Received
     | Confirmed
+    | Blocked
     | Refused
     | Ready
     | ProcessStarted
     | ProcessEnded
     | Asked
     | Spooled
+    | DiskFailed
+    | Probed
     | LeaseFired
     | Interrupt
     | Tick

@@ -16,6 +16,7 @@ from agent.core import words
 from agent.core.departure import Departure, Step
 from agent.core.ending import STOPPED
 from agent.core.settings import Identity, Settings
+from agent.core.suspension import Suspension
 from agent.core.work import Work
 from flow import wire
 
@@ -40,7 +41,11 @@ class Core:
         self._settings = settings
         self._identity = identity
         self._departure: Departure | None = None
+        self._suspension = Suspension(settings.probe_interval)
         self._consuming = False
+        self._held_from: float | None = None
+        """Some moment before the broker began to hold this link's publishers back."""
+        self._held = False
         self._hello_due: float | None = None
         self._hello_sent = 0.0
         self._hello_not_before = 0.0
@@ -55,12 +60,15 @@ class Core:
             on.Delivered: self._on_delivered,
             on.Received: self._on_received,
             on.Confirmed: self._on_confirmed,
+            on.Blocked: self._on_blocked,
             on.Refused: self._on_refused,
             on.Ready: self._on_ready,
             on.ProcessStarted: self._on_process_started,
             on.ProcessEnded: self._on_process_ended,
             on.Asked: self.work.asks.asked,
             on.Spooled: self._on_spooled,
+            on.DiskFailed: lambda event, now: self._suspend(event.error, now),
+            on.Probed: self._on_probed,
             on.LeaseFired: self._on_lease_fired,
             on.Interrupt: self._on_interrupt,
             on.Tick: self._on_tick,
@@ -87,18 +95,19 @@ class Core:
         self._check_lease(now)
         self._takers[type(event)](event, now)
         self._speak(now)
+        self._mind_disk(now)
         self._depart(now)
         return self._out
 
     def wake_at(self) -> float | None:
         """When a ``Tick`` is wanted if nothing happens before; None: never."""
-        times = [self.deadline]
+        times = [self.deadline, self._suspension.probe_due]
         if self._departure is not None:
             times.append(self._departure.due(running=bool(self.work.running)))
         if self._may_hello:
             times.append(self._hello_due)
         if self._may_speak:
-            times += [self._heartbeat_due, self.work.next_due()]
+            times += [self._heartbeat_due, None if self._held else self.work.next_due()]
         return None if self.stopped else min((at for at in times if at is not None), default=None)
 
     # -- lease and session ---------------------------------------------------------------------
@@ -113,6 +122,20 @@ class Core:
             self.deadline = deadline
             self._out.append(do.SetDeadline(deadline))
         self._check_lease(now)  # the confirm may have come too late to be of use
+
+    def _on_blocked(self, event: on.Blocked, now: float) -> None:
+        """The broker has an alarm and takes nothing from anybody. A dispatcher's pulses are stuck
+        as long (``dispatcher.core.leases``), so time for which that is proven uses up no lease.
+
+        What is proven is counted from the last confirmed heartbeat's sending, which was before it
+        began; never from now: this proof may have waited in a buffer.
+        """
+        if event.proven == 0.0 and self.deadline is not None:
+            self._held_from = self.deadline - self._settings.trusted
+        if self._held_from is None:
+            return
+        self._held = True
+        self._renew(self._held_from + event.proven, now)
 
     def _lapse(self, reason: str, *, above: int = 0, spare: bool = True) -> None:
         """The session is over: a latch that only a new session opens."""
@@ -150,8 +173,8 @@ class Core:
         self._lose_link()
 
     def _lose_link(self) -> None:
-        self.link = self.greeted = self._consuming = False
-        self._hello_due = None
+        self.link = self.greeted = self._consuming = self._held = False
+        self._held_from = self._hello_due = None
         self._sent.clear()
         self.work.link_lost()
 
@@ -161,6 +184,7 @@ class Core:
 
     def _on_confirmed(self, event: on.Confirmed, now: float) -> None:
         message, sent_at = self._sent.pop(event.ref, (None, 0.0))
+        self._held = False
         match message:
             case wire.Hello():
                 self._renew(sent_at, now)
@@ -186,7 +210,12 @@ class Core:
         self.greeted = True
         self._heartbeat_due = self._hello_sent + self._settings.heartbeat_interval
         self.work.resend_all(now)
-        if not self._consuming and self._departure is None:
+        self._consume()
+
+    def _consume(self) -> None:
+        """Take tasks, unless nothing new may start here."""
+        wanted = self.greeted and self._departure is None and not self._suspension.reason
+        if wanted and not self._consuming:
             self._consuming = True
             self._out.append(do.Consume())
 
@@ -198,12 +227,18 @@ class Core:
             reader(event.reply, now)
 
     def _on_grant(self, grant: wire.Grant, now: float) -> None:
-        refusal = ""
-        if self._departure is not None:
-            refusal = "the agent drains"
-        elif self.deadline is None:
+        refusal = self._refusal()
+        if not refusal and self.deadline is None:
             refusal = "no hello of this session is confirmed yet"
         self.work.granted(grant, now, self._out, session=self.session, refusal=refusal)
+
+    def _refusal(self) -> str:
+        """Why nothing new may start here now, or ``""``."""
+        if self._departure is not None:
+            return "the agent drains"
+        if self._suspension.reason:
+            return f"the agent is suspended: {self._suspension.reason}"
+        return ""
 
     def _on_deny(self, deny: wire.Deny, _: float) -> None:
         self.work.denied(deny, self._out)
@@ -229,8 +264,7 @@ class Core:
 
     def _on_ready(self, event: on.Ready, now: float) -> None:
         if not self.fenced:  # otherwise it was forgotten
-            refusal = "the agent drains" if self._departure is not None else ""
-            self.work.ready(event.token, now, self._out, refusal=refusal)
+            self.work.ready(event.token, now, self._out, refusal=self._refusal())
 
     def _on_process_started(self, event: on.ProcessStarted, now: float) -> None:
         run = self.work.running.get(event.token)
@@ -243,9 +277,35 @@ class Core:
 
     def _on_spooled(self, event: on.Spooled, now: float) -> None:
         self.work.spooled(event, now, self._out)
+        if event.error:
+            self._suspend(event.error, now)
 
     def _on_tick(self, _: on.Tick, __: float) -> None:
         """Nothing but the time has changed, and every step looks at that."""
+
+    # -- a disk that takes nothing -------------------------------------------------------------
+
+    def _suspend(self, reason: str, now: float) -> None:
+        if self._suspension.begin(reason, now):
+            text = f"suspended: {reason}; nothing new starts here until the disk takes it"
+            self._report("error", text)
+            self._heartbeat_due = now  # it says so
+
+    def _on_probed(self, event: on.Probed, now: float) -> None:
+        if self._suspension.probed(event.error, now):
+            self._report("info", "the suspension is over: the disk takes results again")
+            self._heartbeat_due = now
+            self.work.spool_again(self._out)
+            self._consume()
+
+    def _mind_disk(self, now: float) -> None:
+        if self._suspension.due(now):
+            self._out.append(do.Probe())
+        # A link whose publishers are held back keeps the lease: it is not given up for this.
+        if self._suspension.reason and self._consuming and not self._held:
+            # What was delivered must not wait here: another agent may have a disk.
+            self._out.append(do.Reconnect("suspended"))
+            self._lose_link()
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -266,18 +326,28 @@ class Core:
         """Send all that is due."""
         if self._may_hello and self._hello_due is not None and now >= self._hello_due:
             self._hello_due, self._hello_sent = None, now
-            self._send(
-                words.hello(self._identity, self._settings, self.work, self.session, now), now
+            hello = words.hello(
+                self._identity,
+                self._settings,
+                self.work,
+                self.session,
+                now,
+                suspended=self._suspension.reason,
             )
+            self._send(hello, now)
         if not self._may_speak:
             return
-        draining = self._departure is not None
-        for message in self.work.due(now, session=self.session, draining=draining):
-            self._send(message, now)
+        if not self._held:  # otherwise heartbeats alone: the confirm of one lets the rest follow
+            draining = bool(self._refusal())
+            for message in self.work.due(now, session=self.session, draining=draining):
+                self._send(message, now)
         if now >= self._heartbeat_due:
             self._heartbeat_due = now + self._settings.heartbeat_interval
             expiration = 2 * (self._settings.lease + self._settings.grace)
-            self._send(words.heartbeat(self._settings, self.work, self.session), now, expiration)
+            beat = words.heartbeat(
+                self._settings, self.work, self.session, suspended=self._suspension.reason
+            )
+            self._send(beat, now, expiration)
 
     def _send(self, message: wire.Event, now: float, expiration: float | None = None) -> None:
         self._refs += 1

@@ -27,6 +27,8 @@ class Settings:
     """Between hellos that came back, and the least time between two that the dispatcher wanted."""
     ended_pause: float = 3.0
     """Before the hello that follows a session which the dispatcher ended."""
+    probe_interval: float = 3.0
+    """Between two tries of a disk that took nothing."""
     answer_wait: float = 10.0
     """How long a drained agent waits for answers; what is spooled survives it."""
     hurried_wait: float = 2.0

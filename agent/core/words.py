@@ -9,7 +9,13 @@ from flow import wire
 
 
 def hello(
-    identity: Identity, settings: Settings, work: Work, session: int, now: float
+    identity: Identity,
+    settings: Settings,
+    work: Work,
+    session: int,
+    now: float,
+    *,
+    suspended: str = "",
 ) -> wire.Hello:
     """First words of *session* on a connection: tokens of older sessions end, except those whose
     result will follow and those that still run."""
@@ -27,10 +33,13 @@ def hello(
         spooled=tuple(work.results),
         kept=tuple(kept),
         software=identity.software,
+        suspended=suspended,
     )
 
 
-def heartbeat(settings: Settings, work: Work, session: int) -> wire.Heartbeat:
+def heartbeat(
+    settings: Settings, work: Work, session: int, *, suspended: str = ""
+) -> wire.Heartbeat:
     """Renews the lease. Its load is measured by whoever sends it."""
     return wire.Heartbeat(
         agent=settings.name,
@@ -38,6 +47,7 @@ def heartbeat(settings: Settings, work: Work, session: int) -> wire.Heartbeat:
         lease=settings.lease,
         tokens=tuple(work.running),
         slots=settings.slots,
+        suspended=suspended,
     )
 
 

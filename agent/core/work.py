@@ -54,6 +54,8 @@ class Result:
     handle: int | None
     due: float
     spooled: bool = False
+    """It may be sent: writing it has been tried."""
+    on_disk: bool = False
     confirmed: bool = False
 
     @property
@@ -76,7 +78,8 @@ class Work:
         self.claims: dict[Key, Claimed] = {}
         self.running: dict[int, Running] = {}
         self.results = {
-            finished.token: Result(finished, None, 0.0, spooled=True) for finished in spooled
+            finished.token: Result(finished, None, 0.0, spooled=True, on_disk=True)
+            for finished in spooled
         }
         self.releases: dict[int, Returned] = {}
         self.asks = Asks(settings.name, settings.result_interval)
@@ -199,11 +202,23 @@ class Work:
         it back would lose it for certain, sending it loses it only if this agent dies too."""
         result = self.results.get(event.token)
         if result is None:
+            # It was answered while it was being written once more.
+            out.append(do.DropSpool(event.token))
             return
-        result.spooled, result.due = True, now
+        if not result.spooled:
+            result.spooled, result.due = True, now
+        result.on_disk = not event.error
         if event.error:
             text = f"result of token {event.token} is not on disk: {event.error}"
             out.append(do.Report("error", text))
+
+    def spool_again(self, out: list[do.Effect]) -> None:
+        """The disk takes something again: results that it did not take are still wanted there."""
+        out.extend(
+            do.Spool(result.message)
+            for result in self.results.values()
+            if result.spooled and not result.on_disk
+        )
 
     def confirmed(self, token: int, out: list[do.Effect]) -> None:
         """The broker has the result: the task's message has done its service."""

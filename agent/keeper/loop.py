@@ -69,7 +69,10 @@ class Loop:
                 os.read(wakeup_fd, 4096)
             if agent_pidfd in ready:
                 self._lose_agent()
-            elif self._channel.fileno() in ready:
+            elif self._channel.fileno() in ready or self._overdue:
+                # Overdue, though poll saw nothing: interrupted by a signal (PEP 475) after its time
+                # was up, as in a keeper that was stopped, it returns without another look, and a
+                # newer deadline may be waiting.
                 self._obey()
             if self._agent_gone and self._channel.fileno() >= 0:
                 poll.unregister(self._channel)
@@ -113,8 +116,12 @@ class Loop:
         first = min((moment for moment in moments if moment is not None), default=None)
         return None if first is None else max(0.0, first - now) * 1000
 
+    @property
+    def _overdue(self) -> bool:
+        return self._deadline is not None and self._boottime() >= self._deadline
+
     def _check_deadline(self) -> None:
-        if self._deadline is None or self._boottime() < self._deadline:
+        if not self._overdue:
             return
         self._deadline = None
         self._lapsed = True

@@ -73,15 +73,14 @@ def agents_section(view: BoardView, now: datetime) -> Section:
 
     def row(index: int) -> Row:
         agent = agents[index]
-        look = AGENT_LOOKS[agent.state]
         heard = agent.last_heartbeat
         return (
             _text(agent.name),
             slot_bar(agent.busy, agent.slots, _SLOTS),
             Text(f"{agent.busy}/{agent.slots}"),
-            Text(f"{look.glyph} {agent.state}", look.style),
+            _agent_state(agent),
             Text("" if heard is None else span((now - heard).total_seconds())),
-            _text(", ".join(agent.queues)),
+            _text(agent.suspended if agent.on_hold else ", ".join(agent.queues)),
         )
 
     def rest(shown: int) -> str:
@@ -92,12 +91,19 @@ def agents_section(view: BoardView, now: datetime) -> Section:
         Column(title=f"AGENTS {len(agents)}", least=12, most=28),
         rigid("SLOTS", _SLOTS),
         rigid("", 7, right=True),
-        rigid("STATE", 9),
+        rigid("STATE", 11),
         rigid("HEARD", 9, right=True),
         Column(title="QUEUES", least=4, most=60),
     )
     empty = "none seen yet; start one: flow-agent --queue QUEUE"
     return Section(columns=columns, rows=len(agents), row=row, rest=rest, empty=empty)
+
+
+def _agent_state(agent: AgentView) -> Text:
+    if agent.on_hold:
+        return Text("! suspended", RED)
+    look = AGENT_LOOKS[agent.state]
+    return Text(f"{look.glyph} {agent.state}", look.style)
 
 
 def _agent_rank(agent: AgentView, now: datetime) -> int:
@@ -109,7 +115,7 @@ def _agent_rank(agent: AgentView, now: datetime) -> int:
         case AgentState.DEAD:
             return 0 if recently else 2
         case AgentState.ONLINE:
-            return 1
+            return 0 if agent.on_hold else 1
         case AgentState.OFFLINE:
             return 3
 

@@ -262,6 +262,8 @@ def _deny(agent: Agent, message: Claim, reason: str, out: Effects) -> None:
 
 def _no_room(state: State, agent: Agent, task: TaskRow) -> str:
     """Why the agent cannot take this task now, or ``""``."""
+    if agent.row.suspended:
+        return f"agent {agent.row.name} is suspended: {agent.row.suspended}"
     if len(agent.tokens) >= agent.row.slots:
         return f"all {agent.row.slots} slots of agent {agent.row.name} are busy"
     if task.deaths > 0 and any(state.tasks[pk].deaths > 0 for pk in agent.tokens.values()):

@@ -74,7 +74,7 @@ class Core:
             case wire.Release():
                 claims.released(self.state, agent, message, now, out)
             case wire.Heartbeat():
-                sessions.heartbeat(agent, message)
+                sessions.heartbeat(self.state, agent, message, now, out)
                 claims.resend_grants(self.state, agent, set(message.tokens), now, out)
                 wishes.repeat(self.state, agent, message.tokens, out)
             case wire.Ask():

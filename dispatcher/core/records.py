@@ -122,6 +122,8 @@ class AgentRow:
     slots: int = 1
     lease: float = 60.0
     software: str = ""
+    suspended: str = ""
+    """Why it starts nothing new for now, if so."""
     last_heartbeat: datetime | None = None
 
 

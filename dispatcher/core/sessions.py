@@ -74,6 +74,7 @@ def _row_of(message: Hello, now: Instant) -> AgentRow:
         slots=message.slots,
         lease=message.lease,
         software=message.software,
+        suspended=message.suspended,
         last_heartbeat=now.wall,
     )
 
@@ -101,9 +102,18 @@ def _supersede(
     )
 
 
-def heartbeat(agent: Agent, message: Heartbeat) -> None:
-    """The lease an agent goes by is the one it states."""
+def heartbeat(state: State, agent: Agent, message: Heartbeat, now: Instant, out: Effects) -> None:
+    """The lease an agent goes by is the one it states, and so is whether it takes tasks."""
     agent.row.lease = message.lease
+    if agent.row.suspended == message.suspended:
+        return
+    agent.row.suspended = message.suspended
+    out.writes.append(SaveAgent(agent=replace(agent.row), at=now.wall))
+    if message.suspended:
+        out.notes.append(f"agent {agent.row.name} is suspended: {message.suspended}")
+    else:
+        out.notes.append(f"agent {agent.row.name} takes tasks again")
+        slot_freed(state, agent)
 
 
 def goodbye(state: State, agent: Agent, now: Instant, out: Effects) -> None:

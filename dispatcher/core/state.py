@@ -161,7 +161,7 @@ class Agent:
     @property
     def free(self) -> int:
         """Slots it could fill now."""
-        if self.row.state is not AgentState.ONLINE:
+        if self.row.state is not AgentState.ONLINE or self.row.suspended:
             return 0
         return max(0, self.row.slots - len(self.tokens))
 

@@ -241,6 +241,7 @@ class Agent(Table):
     slots = BigIntegerField()
     lease = DoubleField()
     software = FreeTextField()
+    suspended = FreeTextField()
     last_heartbeat = UtcField(null=True)
 
 

@@ -191,6 +191,7 @@ class Reader:
                 busy=busy[row.name],
                 state=row.state,
                 last_heartbeat=row.last_heartbeat,
+                suspended=row.suspended,
             )
             for row in self._rows(Agent.select().order_by(Agent.name))
         ]
@@ -204,6 +205,7 @@ class Reader:
                 loads[queue] = QueueLoad(
                     agents=load.agents + 1,
                     lost=load.lost + (agent.state is AgentState.LOST),
+                    suspended=load.suspended + agent.on_hold,
                     slots=load.slots + agent.slots,
                     busy=load.busy + agent.busy,
                 )

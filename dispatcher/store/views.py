@@ -106,11 +106,18 @@ class AgentView:
     busy: int
     state: AgentState
     last_heartbeat: datetime | None
+    suspended: str = ""
+    """Why it starts nothing new for now, if so."""
 
     @property
     def live(self) -> bool:
         """Its session has not ended, as far as the dispatcher knows."""
         return self.state in (AgentState.ONLINE, AgentState.LOST)
+
+    @property
+    def on_hold(self) -> bool:
+        """It is heard, but takes no tasks."""
+        return self.state is AgentState.ONLINE and self.suspended != ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parents[2]
 #: Of a file's output, which nobody reads unless it dies.
 _TAIL_BYTES = 2000
+#: Seconds for what a file has detached from itself to be gone.
+_ORPHANS_WITHIN = 5.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 READY = b'{"ready": true}\n'
 
@@ -49,7 +51,9 @@ class FlowFinder:
 
 def serve() -> None:
     """Answer requests until stdin ends."""
-    from flow.authoring import chain, operators, runfile, times  # noqa: F401, PLC0415  findable only now; warm for the forks
+    from flow.authoring import chain, operators, orphans, runfile, times  # noqa: F401, PLC0415  findable only now; warm for the forks
+
+    orphans.adopt()
 
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, _wake_up)
@@ -75,9 +79,10 @@ class Child:
         self._output_read, output_write = os.pipe()
         self._answer = bytearray()
         self._output = bytearray()
+        parser = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            _become_child(request, memory_limit, answer_write, output_write)
+            _become_child(request, memory_limit, answer_write, output_write, parser)
         os.close(answer_write)
         os.close(output_write)
 
@@ -128,23 +133,31 @@ class Child:
 
     def _end(self) -> int:
         """Kill what is left of the child's process group, then reap it: in this order its number
-        cannot have been given to another process. Returns as ``os.waitstatus_to_exitcode``."""
+        cannot have been given to another process; then what has left the group. Returns as
+        ``os.waitstatus_to_exitcode``."""
+        from flow.authoring.orphans import end_descendants  # noqa: PLC0415  findable only by now
+
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:  # not yet its own group: killed before it got that far
             os.kill(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
+        end_descendants(_ORPHANS_WITHIN)
         os.close(self._answer_read)
         os.close(self._output_read)
         return os.waitstatus_to_exitcode(status)
 
 
-def _become_child(request: Any, memory_limit: int | None, answer_to: int, output_to: int) -> None:
+def _become_child(
+    request: Any, memory_limit: int | None, answer_to: int, output_to: int, parser: int
+) -> None:
     """Run the file and end the process; nothing of the parser's remains reachable."""
+    from flow.authoring.orphans import end_with  # noqa: PLC0415  findable only by now
     from flow.authoring.runfile import run_file  # noqa: PLC0415  findable only by now
 
     code, own_pid = 1, os.getpid()
     try:
+        end_with(parser)
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -23,17 +23,21 @@ def agents() -> None:
 @pass_invocation
 def list_agents(invocation: Invocation, output: str) -> None:
     """List every agent ever seen, as the dispatcher knows it."""
+    found = invocation.reader().agents()
     rows = [
         {
             "name": agent.name,
             "queues": list(agent.queues),
             "slots": agent.slots,
             "busy": agent.busy,
-            "state": agent.state,
+            "state": "suspended" if agent.on_hold else agent.state,
             "last_heartbeat": moment(agent.last_heartbeat),
         }
-        for agent in invocation.reader().agents()
+        for agent in found
     ]
+    for agent in found:
+        if agent.on_hold:
+            invocation.warn(f"agent {agent.name} is suspended: {agent.suspended}")
     print_listing(output, _COLUMNS, rows)
 
 

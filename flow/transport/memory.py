@@ -202,6 +202,9 @@ class MemoryLink:
         """Never: memory has no alarm."""
         return False
 
+    def watch_blocked(self, callback: Callable[[float], None]) -> None:
+        """*callback* is never called."""
+
     async def wait_closed(self) -> str:
         return await asyncio.shield(self._reason)
 

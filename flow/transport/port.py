@@ -82,7 +82,14 @@ class Link(Protocol):
 
     @property
     def blocked(self) -> bool:
-        """The broker has asked publishers to stop (memory or disk alarm)."""
+        """The broker holds back what this link publishes (memory or disk alarm). It says so when
+        something is published, not before."""
+
+    def watch_blocked(self, callback: Callable[[float], None]) -> None:
+        """From now on call *callback* with 0.0 whenever the broker begins to hold back what this
+        link publishes, and again and again while it does, with a lower bound of the seconds for
+        which that has been proven: by what the broker has sent, never by when it came. Ask before
+        publishing anything. *callback* must not block or raise."""
 
     async def wait_closed(self) -> str:
         """Return the reason once the link is closed, by whichever side."""

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +81,7 @@ class System:
             **more,
         }
 
-    def node_environment(self, name: str) -> dict[str, str]:
+    def node_environment(self, name: str, **more: str) -> dict[str, str]:
         """A node's: no DAG folder, no database."""
         return {
             "PATH": os.environ["PATH"],
@@ -91,6 +90,7 @@ class System:
             "FLOW_HOME": str(self.root / name),
             "FLOW_BROKER_URL": self.broker_url,
             **self.settings,
+            **more,
         }
 
     # -- commands ------------------------------------------------------------------------------
@@ -127,21 +127,30 @@ class System:
 
     # -- daemons -------------------------------------------------------------------------------
 
-    def start_dispatcher(self, *, ready: bool = True) -> Daemon:
+    def start_dispatcher(
+        self, *, bin_folder: Path = BIN, ready: bool = True, **environment: str
+    ) -> Daemon:
         """``flow dispatcher``."""
-        daemon = self._start([BIN / "flow", "dispatcher"], self.environment(), "dispatcher")
+        command: list[Path | str] = [bin_folder / "flow", "dispatcher"]
+        daemon = self._start(command, self.environment(**environment), "dispatcher")
         if ready:
             until(lambda: daemon.says("leads: epoch") or self._ended(daemon))
         return daemon
 
     def start_agent(
-        self, name: str, *queues: str, slots: int = 2, bin_folder: Path = BIN, ready: bool = True
+        self,
+        name: str,
+        *queues: str,
+        slots: int = 2,
+        bin_folder: Path = BIN,
+        ready: bool = True,
+        **environment: str,
     ) -> Daemon:
         """``flow-agent --name NAME --queue ...`` on a node of that name."""
         options = [part for queue in queues for part in ("--queue", queue)]
         options += ["--name", name, "--slots", str(slots)]
         command: list[Path | str] = [bin_folder / "flow-agent", *options]
-        daemon = self._start(command, self.node_environment(name), name)
+        daemon = self._start(command, self.node_environment(name, **environment), name)
         if ready:
             until(lambda: daemon.says("connected; serving") or self._ended(daemon))
         return daemon
@@ -189,73 +198,3 @@ class System:
     def known(self, dag_id: str) -> None:
         """Wait until the dispatcher has the DAG."""
         until(lambda: any(row["dag_id"] == dag_id for row in self.listing("dags", "list")))
-
-
-LEDGER_TASK = Path(__file__).with_name("ledger_task.py")
-
-
-def ledger_chain(ledger: Path, seconds: float, *, length: int = 4) -> str:
-    """A DAG file: a chain alternating between q1 and q2 whose tasks keep the ledger."""
-    command = f"{sys.executable} -I -S {LEDGER_TASK} {ledger} {seconds}"
-    return f"""
-from flow import DAG, BashOperator, chain
-
-with DAG("ledger", max_active_runs=16):
-    chain(*[
-        BashOperator(task_id=f"t{{n}}", bash_command={command!r}, queue=f"q{{n % 2 + 1}}")
-        for n in range({length})
-    ])
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Life:
-    """One copy of a task instance, as it wrote it down itself, in CLOCK_BOOTTIME seconds."""
-
-    task: str
-    token: int
-    agent: str
-    first: float
-    last: float
-    finished: bool
-
-
-def read_ledger(path: Path) -> list[Life]:
-    """All lives, oldest first."""
-    if not path.exists():
-        return []
-    lives: dict[tuple[str, int], list[tuple[str, float, str]]] = {}
-    for line in path.read_text().splitlines():
-        kind, moment, task, token, agent = line.split(" ")
-        lives.setdefault((task, int(token)), []).append((kind, float(moment), agent))
-    found = [
-        Life(
-            task=task,
-            token=token,
-            agent=lines[0][2],
-            first=min(moment for _, moment, _ in lines),
-            last=max(moment for _, moment, _ in lines),
-            finished=any(kind == "end" for kind, _, _ in lines),
-        )
-        for (task, token), lines in lives.items()
-    ]
-    return sorted(found, key=lambda life: life.first)
-
-
-def overlaps(lives: Sequence[Life]) -> list[tuple[Life, Life]]:
-    """Pairs of copies of one task instance that were alive at the same time."""
-    by_task: dict[str, list[Life]] = {}
-    for life in lives:
-        by_task.setdefault(life.task, []).append(life)
-    return [
-        (first, second)
-        for copies in by_task.values()
-        for position, first in enumerate(copies)
-        for second in copies[position + 1 :]
-        if second.first <= first.last
-    ]
-
-
-def now() -> float:
-    """The ledger's clock."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.home import Home
-from tests.acceptance.system import BIN, ledger_chain, overlaps, read_ledger
+from tests.acceptance.ledger import ledger_chain, overlaps, read_ledger
+from tests.acceptance.system import BIN
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,15 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.system import (
-    SHORT_LEASES,
-    Life,
-    System,
-    ledger_chain,
-    now,
-    overlaps,
-    read_ledger,
-)
+from tests.acceptance.ledger import Life, ledger_chain, now, overlaps, read_ledger
+from tests.acceptance.system import SHORT_LEASES, System
 
 KILLS = 20
 LENGTH = 4

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.system import LEDGER_TASK, System, overlaps, read_ledger
+from tests.acceptance.ledger import LEDGER_TASK, overlaps, read_ledger
+from tests.acceptance.system import System
 from tests.waiting import until
 
 

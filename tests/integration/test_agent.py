@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,8 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pamqp.frame
 import pytest
 import pytest_asyncio
+from aiormq import spec
+from pamqp.heartbeat import Heartbeat
 
 from agent.processes import marked
 from flow import wire
@@ -270,6 +274,34 @@ async def test_the_lapse_kills_and_the_next_session_comes_back(
         hello = await dispatcher.heard(wire.Hello, session=2)
         assert hello.kept == (kept,)
         assert not dispatcher.of(wire.Finished)
+
+
+async def test_an_alarm_that_the_broker_proves_second_by_second_uses_up_no_lease(
+    make_agent: MakeAgent, dispatcher: FakeDispatcher, broker_url: str
+) -> None:
+    blocked = pamqp.frame.marshal(spec.Connection.Blocked("low on memory"), 0)
+    unblocked = pamqp.frame.marshal(spec.Connection.Unblocked(), 0)
+    beat = pamqp.frame.marshal(Heartbeat(), 0)
+    async with Proxy.to(broker_url) as proxy:
+        url = proxy.through(f"{broker_url}?heartbeat=2")
+        agent = await make_agent(url, **SHORT_LEASE).start()
+        number = await dispatcher.submit("sleep 60")
+        await dispatcher.heard(wire.Started, task_instance_id=number)
+        # A real alarm would block the other tests on this node, so the proxy plays it.
+        proxy.hold(inward=False)
+        proxy.inject(blocked + beat)
+        for _ in range(6):
+            await asyncio.sleep(0.9)
+            proxy.inject(beat)
+            assert agent.task_processes() == 1
+        proxy.inject(unblocked)
+        proxy.release()
+        heartbeats = len(dispatcher.of(wire.Heartbeat))
+        await eventually(lambda: len(dispatcher.of(wire.Heartbeat)) > heartbeats + 20)
+        assert {hello.session for hello in dispatcher.of(wire.Hello)} == {1}
+        assert agent.task_processes() == 1
+        assert "the broker has an alarm (low on memory)" in agent.stderr
+        assert agent.stderr.count("the broker's alarm is over") == 1
 
 
 async def test_a_broker_that_is_down_at_the_start_is_waited_for(

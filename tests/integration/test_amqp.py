@@ -9,6 +9,7 @@ import secrets
 import shutil
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,10 +19,11 @@ import pytest
 from aiormq import spec
 
 from flow.errors import BrokerRefused, ConfigError, TransportError
-from flow.topology import TASKS, QueueSpec, task_queue
+from flow.topology import EVENTS, TASKS, QueueSpec, event_queue, task_queue
 from flow.transport.amqp import AmqpBroker
 from flow.transport.amqp.link import AmqpLink
 from flow.transport.port import Publication
+from tests import services
 from tests.contract.inbox import DEADLINE, Inbox, eventually
 from tests.proxy import Proxy
 
@@ -233,6 +235,28 @@ async def test_tls_works_with_the_certificate_authority_named_in_the_url(
         await link.close()
 
 
+@pytest.mark.parametrize("seconds", ["0", "61", "1.5", "soon"])
+def test_a_heartbeat_in_the_url_that_is_none_is_refused(seconds: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        AmqpBroker(f"amqp://guest:s3cret@localhost/?heartbeat={seconds}")
+    assert str(caught.value) == (
+        "broker url: expected heartbeat to be a whole number of seconds from 1 to 60, "
+        f"got {seconds!r}"
+    )
+
+
+async def test_the_heartbeat_is_that_of_the_url(
+    broker_url: str, links: list[AmqpLink], management_api: Management
+) -> None:
+    links.append(await AmqpBroker(f"{broker_url}?heartbeat=7").connect("node1"))
+
+    async def heartbeats() -> set[int]:
+        answer = management_api("GET", f"/vhosts/{vhost_of(broker_url)}/connections")
+        return {each.get("timeout") for each in json.loads(answer)}
+
+    await eventually(heartbeats, lambda found: found == {7})
+
+
 # -- losing the connection -----------------------------------------------------------------------
 
 
@@ -350,6 +374,92 @@ async def test_blocking_by_the_broker_shows_until_it_unblocks(
     await eventually(blocked, lambda state: not state)
 
 
+# -- alarms --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_broker() -> Iterator[services.RabbitMQ]:
+    """A node that tests may drive into an alarm."""
+    with services.home() as parent, services.running(parent, services.RabbitMQ) as (node,):
+        assert isinstance(node, services.RabbitMQ)
+        yield node
+
+
+@pytest.fixture
+def own_rabbitmqctl(own_broker: services.RabbitMQ) -> Callable[..., None]:
+    program = own_broker.home.parent / "rabbitmqctl"
+    own_broker.write_rabbitmqctl(program)
+
+    def call(*arguments: str) -> None:
+        subprocess.run([program, "--quiet", *arguments], check=True, capture_output=True)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("alarm", "end", "reason"),
+    [
+        (
+            ("set_vm_memory_high_watermark", "0.0001"),
+            ("set_vm_memory_high_watermark", "0.4"),
+            "low on memory",
+        ),
+        (
+            ("set_disk_free_limit", "1000000GB"),
+            ("set_disk_free_limit", "50MB"),
+            "low on disk",
+        ),
+    ],
+)
+async def test_an_alarm_is_proven_second_by_second_and_never_too_much(
+    own_broker: services.RabbitMQ,
+    own_rabbitmqctl: Callable[..., None],
+    links: list[AmqpLink],
+    caplog: pytest.LogCaptureFixture,
+    alarm: tuple[str, ...],
+    end: tuple[str, ...],
+    reason: str,
+) -> None:
+    url = own_broker.variables["FLOW_TEST_BROKER_URL"]
+    link = await AmqpBroker(url, heartbeat=1).connect("node1")
+    links.append(link)
+    await link.declare(GPU)
+    outlet = await link.outlet()
+    proofs: list[tuple[float, float]] = []
+    link.watch_blocked(lambda proven: proofs.append((time.monotonic(), proven)))
+    try:
+        await asyncio.to_thread(own_rabbitmqctl, *alarm)
+
+        async def holds_back() -> bool:
+            return outlet.publish(Publication(TASKS, "gpu", b"{}")).done() or link.blocked
+
+        # Blocking begins with the first message that is published under the alarm.
+        asked = time.monotonic()
+        await eventually(holds_back, lambda state: state)
+        held = outlet.publish(Publication(TASKS, "gpu", b"held back"))
+        assert proofs[0][1] == 0.0
+
+        async def proven() -> float:
+            return proofs[-1][1]
+
+        await eventually(proven, lambda seconds: seconds >= 2.0)
+        assert [seconds for _, seconds in proofs] == sorted({seconds for _, seconds in proofs})
+        assert all(seconds <= moment - asked for moment, seconds in proofs)
+        assert not held.done()
+    finally:
+        await asyncio.to_thread(own_rabbitmqctl, *end)
+    async with asyncio.timeout(DEADLINE):
+        await held
+    assert not link.blocked
+    assert [record.message for record in caplog.records if record.name.startswith("flow.")] == [
+        f"the broker has an alarm ({reason}) and takes no messages until it is over",
+        "the broker's alarm is over: it takes messages again",
+    ]
+    count = len(proofs)
+    await outlet.publish(Publication(TASKS, "gpu", b"{}"))
+    assert len(proofs) == count
+
+
 # -- losing a consumer ---------------------------------------------------------------------------
 
 
@@ -376,6 +486,57 @@ async def test_a_consumer_that_the_broker_forgot_is_noticed(
     assert await ended(link) == "broker has no consumer of flow.q.gpu any more"
 
 
+async def test_a_consumer_that_is_passed_over_is_noticed_beside_one_that_is_not(
+    broker_url: str, links: list[AmqpLink]
+) -> None:
+    deaf = await AmqpBroker(broker_url, check_interval=0.05).connect("node1")
+    other = await AmqpBroker(broker_url).connect("node2")
+    links += [deaf, other]
+    await deaf.declare(GPU)
+    await deaf.consume(GPU.name, Inbox(), prefetch=1)
+    [consumer] = deaf._consumers
+    [tag] = consumer._channel.consumers
+    busy = Inbox()
+    await other.consume(GPU.name, busy, prefetch=1)
+    await consumer._channel.basic_cancel(tag)
+    outlet = await other.outlet()
+    await outlet.publish(Publication(TASKS, "gpu", b"{}"))
+    await busy.take(1)
+    for _ in range(2):
+        await outlet.publish(Publication(TASKS, "gpu", b"{}"))
+    assert await ended(deaf) == (
+        "broker delivers nothing from flow.q.gpu, although messages wait there"
+    )
+
+
+async def test_a_full_consumer_and_a_stand_in_are_not_taken_for_passed_over(
+    broker_url: str, links: list[AmqpLink]
+) -> None:
+    links += [await AmqpBroker(broker_url, check_interval=0.02).connect("node1") for _ in range(2)]
+    leader, standby = links
+    for link in links:
+        await link.declare(event_queue())
+    inboxes = [Inbox(), Inbox()]
+    for link, inbox in zip(links, inboxes, strict=True):
+        await link.consume(EVENTS, inbox, prefetch=1)
+    outlet = await leader.outlet()
+    for _ in range(3):
+        await outlet.publish(Publication(EVENTS, "node1.started", b"{}"))
+    [held] = await inboxes[0].take(1)
+    looks = 0
+
+    async def many_looks() -> int:
+        nonlocal looks
+        assert await standby.ready_count(EVENTS) == 2
+        looks += 1
+        return looks
+
+    await eventually(many_looks, lambda count: count == 20)
+    held.ack()
+    await inboxes[0].take(1)
+    assert not inboxes[1].all
+
+
 async def test_checking_the_consumers_does_not_disturb_them(
     broker_url: str, links: list[AmqpLink]
 ) -> None:
@@ -383,7 +544,8 @@ async def test_checking_the_consumers_does_not_disturb_them(
     links.append(link)
     await link.declare(GPU)
     inbox = Inbox()
-    await link.consume(GPU.name, inbox, prefetch=1)
+    # Looks in such a hurry could take an acknowledgement on its way for a place that is free.
+    await link.consume(GPU.name, inbox, prefetch=100)
     outlet = await link.outlet()
     for number in range(100):
         await outlet.publish(Publication(TASKS, "gpu", b"%d" % number))

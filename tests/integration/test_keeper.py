@@ -45,6 +45,12 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def state_of(pid: int) -> str:
+    process = processes.read_process(pid)
+    assert process is not None
+    return process.state
+
+
 def sh(script: str, *arguments: object) -> list[str]:
     return ["/bin/sh", "-c", script, "sh", *map(str, arguments)]
 
@@ -469,6 +475,28 @@ async def test_a_later_deadline_in_time_prevents_the_lapse(bench: Bench) -> None
     bench.keeper.set_deadline(boottime() + 0.5)
     bench.keeper.set_deadline(boottime() + 60)
     assert (await bench.get(TaskExited, 1)).exit_code == 0
+    assert not bench.of(Lapsed)
+
+
+async def test_a_keeper_that_was_stopped_reads_the_newer_deadline_before_it_acts_on_the_old_one(
+    bench: Bench, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    bench.start(1, sh('until [ -e "$1" ]; do sleep 0.01; done', gate))
+    bench.start(2, sh('until [ -e "$1" ]; do sleep 0.01; done; sleep 0.5', gate))
+    await bench.get(TaskStarted, 1)
+    await bench.get(TaskStarted, 2)
+    old = boottime() + 1.0
+    bench.keeper.set_deadline(old)
+    await asyncio.sleep(0.2)  # read, and waited for
+    os.kill(bench.keeper.pid, signal.SIGSTOP)
+    await eventually(lambda: state_of(bench.keeper.pid) == "T")
+    bench.keeper.set_deadline(boottime() + 60.0)
+    gate.touch()  # the end of the first task interrupts the keeper's poll
+    await eventually(lambda: boottime() > old + 0.1)
+    os.kill(bench.keeper.pid, signal.SIGCONT)
+    assert (await bench.get(TaskExited, 1)).exit_code == 0
+    assert (await bench.get(TaskExited, 2)).exit_code == 0
     assert not bench.of(Lapsed)
 
 

@@ -301,6 +301,44 @@ async def test_a_file_without_end_is_stopped_with_all_it_started(tmp_path: Path)
     await wait_gone(int(pid_file.read_text()))
 
 
+async def test_what_a_file_detaches_from_itself_ends_with_it(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    folder = tmp_path / "dags"
+    write_dag(
+        folder / "x.py",
+        "d",
+        "import os\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        f"        open({str(pid_file)!r}, 'w').write(str(os.getpid()))\n"
+        "        os.execlp('sleep', 'sleep', '1000')\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        f"while not os.path.exists({str(pid_file)!r}) or not open({str(pid_file)!r}).read():\n"
+        "    pass\n",
+    )
+    async with processing(folder) as heard:
+        await heard.everything()
+        assert heard.dags == {"x.py": ["d"]}
+        await wait_gone(int(pid_file.read_text()))
+
+
+async def test_a_file_that_kills_its_reader_ends_with_it(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    folder = tmp_path / "dags"
+    folder.mkdir()
+    error = await error_of(
+        folder,
+        "from flow import DAG\nimport os, signal, time\n"
+        f"open({str(pid_file)!r}, 'w').write(str(os.getpid()))\n"
+        "os.kill(os.getppid(), signal.SIGKILL)\n"
+        "time.sleep(1000)\n",
+    )
+    assert error == "x.py: expected an answer of the parser, got its process killed by SIGKILL"
+    await wait_gone(int(pid_file.read_text()))
+
+
 async def test_a_good_file_leaves_no_process_behind(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     folder = tmp_path / "dags"

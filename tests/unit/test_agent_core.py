@@ -240,11 +240,23 @@ def test_a_result_is_sent_again_until_answered_and_then_deleted() -> None:
     assert not world.sent(wire.Finished)
 
 
+def test_a_result_that_the_broker_has_is_still_sent_again_until_answered() -> None:
+    world = World().greet().run()
+    world.exit()
+    world.tell(on.Spooled(11))
+    world.tell(on.Confirmed(world.ref(wire.Finished)))
+    assert not world.effects(do.DropSpool)
+    world.tick(3.0)
+    assert len(world.sent(wire.Finished)) == 1
+
+
 def test_a_result_that_cannot_be_spooled_is_sent_all_the_same() -> None:
     world = World().greet().run()
     world.exit()
     world.tell(on.Spooled(11, "No space left on device"))
-    assert [report.level for report in world.effects(do.Report)] == ["error"]
+    assert world.effects(do.Report)[0] == do.Report(
+        "error", "result of token 11 is not on disk: No space left on device"
+    )
     assert len(world.sent(wire.Finished)) == 1
 
 
@@ -358,6 +370,17 @@ def test_after_a_lapse_the_next_session_says_hello_on_a_new_connection() -> None
     assert not world.effects(do.Send)
     world.tell(on.LinkUp())
     assert [hello.session for hello in world.sent(wire.Hello)] == [2]
+
+
+def test_after_a_lapse_nothing_is_said_or_started_before_the_proof() -> None:
+    world = World().greet()
+    world.tell(on.Delivered(1, task()))
+    world.tick(TRUSTED)
+    world.tell(on.LinkUp())
+    assert not world.effects(do.Send)
+    assert world.grant() == []
+    world.tick(TRUSTED)
+    assert not world.effects(do.Send)
 
 
 def test_claims_and_releases_of_an_ended_session_are_not_repeated_in_the_next() -> None:

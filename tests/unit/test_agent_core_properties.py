@@ -55,6 +55,10 @@ class Outside:
     ended: dict[int, str] = field(default_factory=dict)
     spooling: set[int] = field(default_factory=set)
     on_disk: set[int] = field(default_factory=set)
+    refused: set[int] = field(default_factory=set)
+    """Results that the disk did not take."""
+    suspended: bool = False
+    probing: int = 0
     answered: set[int] = field(default_factory=set)
     stopped: bool = False
 
@@ -89,8 +93,8 @@ class AgentMachine(RuleBasedStateMachine):
                     self.send(effect)
                 case do.Start():
                     self.start(effect)
-                case do.Spool() | do.DropSpool():
-                    self.spool(effect)
+                case do.Spool() | do.DropSpool() | do.Probe() | do.Consume():
+                    self.disk(effect)
                 case do.SetDeadline():
                     assert effect.at == self.out.trusted_until
                     assert not self.out.fenced
@@ -128,7 +132,9 @@ class AgentMachine(RuleBasedStateMachine):
             assert out.trusted_until is not None
         assert out.trusted_until is None or self.now < out.trusted_until, "sent after the lapse"
         if isinstance(message, wire.Finished):
-            assert message.token in out.on_disk, "spooled before sent"
+            assert message.token in out.on_disk | out.refused, "spooled before sent"
+        if isinstance(message, wire.Hello | wire.Heartbeat):
+            assert bool(message.suspended) == out.suspended
         if isinstance(message, wire.Release):
             assert message.token not in out.alive, "released while it runs"
             assert message.token not in out.spooling | out.on_disk, "released with a result"
@@ -140,6 +146,7 @@ class AgentMachine(RuleBasedStateMachine):
     def start(self, effect: do.Start) -> None:
         out, token = self.out, effect.grant.token
         assert not out.fenced
+        assert not out.suspended, "started without a disk"
         assert out.trusted_until is not None
         assert self.now < out.trusted_until, "started after the lapse"
         assert token not in out.started, "a token starts once"
@@ -149,13 +156,29 @@ class AgentMachine(RuleBasedStateMachine):
         out.started.add(token)
         out.alive[token] = effect.task
 
+    def disk(self, effect: do.Spool | do.DropSpool | do.Probe | do.Consume) -> None:
+        out = self.out
+        match effect:
+            case do.Consume():
+                assert not out.suspended, "consumed without a disk"
+            case do.Probe():
+                assert out.suspended
+                assert not out.probing, "one probe at a time"
+                out.probing += 1
+            case do.Spool() | do.DropSpool():
+                self.spool(effect)
+
     def spool(self, effect: do.Spool | do.DropSpool) -> None:
         out = self.out
         if isinstance(effect, do.DropSpool):
             assert effect.token in out.answered
             out.on_disk.discard(effect.token)
+            out.refused.discard(effect.token)
             return
         token = effect.result.token
+        if token in out.refused:
+            out.spooling.add(token)
+            return
         assert token not in out.ended, f"ended twice: {out.ended[token]}, then spooled"
         out.ended[token] = "spooled"
         out.spooling.add(token)
@@ -295,7 +318,7 @@ class AgentMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
-        known = sorted(self.out.on_disk | set(self.core.work.releases))
+        known = sorted(self.out.on_disk | self.out.refused | set(self.core.work.releases))
         if known:
             token = data.draw(st.sampled_from(known))
             if not self.out.fenced:
@@ -333,12 +356,30 @@ class AgentMachine(RuleBasedStateMachine):
             self.tell(on.ProcessEnded(token, self.now, self.now, exit_code=0))
 
     @precondition(lambda self: self.out.spooling)
-    @rule(data=st.data())
-    def spooled(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), full=one_in_eight)
+    def spooled(self, data: st.DataObject, full: bool) -> None:
         token = data.draw(st.sampled_from(sorted(self.out.spooling)))
         self.out.spooling.discard(token)
-        self.out.on_disk.add(token)
-        self.tell(on.Spooled(token))
+        if full:
+            self.out.refused.add(token)
+            self.out.suspended = True
+        elif token in self.core.work.results:
+            self.out.on_disk.add(token)
+            self.out.refused.discard(token)
+        self.tell(on.Spooled(token, "full" if full else ""))
+
+    @rule(really=one_in_eight)
+    def disk_fails(self, really: bool) -> None:
+        if really:
+            self.out.suspended = True
+            self.tell(on.DiskFailed("full"))
+
+    @precondition(lambda self: self.out.probing)
+    @rule(full=st.booleans())
+    def disk_answers(self, full: bool) -> None:
+        self.out.probing -= 1
+        self.out.suspended = full
+        self.tell(on.Probed("full" if full else ""))
 
     @rule(really=one_in_eight)
     def keeper_fires(self, really: bool) -> None:

@@ -185,8 +185,19 @@ def test_an_agent_shows_its_slots_state_and_last_heartbeat() -> None:
     assert line_of(lines, "cpu-1").split() == [
         *("cpu-1", "■■■■■■□□", "11/16", "●", "online", "3", "s", "cpu,", "default")
     ]
-    assert "◐ lost          19 s" in line_of(lines, "cpu-2")
-    assert "✗ dead      2 m 10 s" in line_of(lines, "tape")
+    assert "◐ lost            19 s" in line_of(lines, "cpu-2")
+    assert "✗ dead        2 m 10 s" in line_of(lines, "tape")
+
+
+def test_a_suspended_agent_comes_first_and_says_why() -> None:
+    full = "No space left on device: /var/lib/flow/agents/b/spool/11.json"
+    agents = (agent("a", "q1"), agent("b", "q2", suspended=full))
+    silent = agent("c", "q3", suspended=full, state=AgentState.LOST)
+    view = BoardView(at=NOW, agents=(*agents, silent), queues=())
+    lines = frame(view)
+    assert "! suspended        3 s  No space left on devic…" in line_of(lines, "b ")
+    assert "◐ lost" in line_of(lines, "c ")
+    assert lines.index(line_of(lines, "b ")) < lines.index(line_of(lines, "a "))
 
 
 def test_an_unserved_queue_is_red_and_says_so_in_words() -> None:
@@ -265,7 +276,7 @@ def test_a_database_that_is_away_is_told_and_all_ages_stand_still() -> None:
     ]
     # Nothing is known of the last 30 s, so nobody is said to have been silent for them.
     assert lines[0].startswith("flow  ● dispatcher control-1-4711, epoch 4 ")
-    assert "● online         0 s" in line_of(lines, "cpu-1")
+    assert "● online           0 s" in line_of(lines, "cpu-1")
 
 
 def test_before_anything_was_read_nothing_is_claimed() -> None:
@@ -308,4 +319,4 @@ def test_a_pipe_gets_no_escapes_and_ascii_where_it_has_nothing_else() -> None:
 def test_ages_follow_the_clock_that_is_given() -> None:
     console = Console(file=io.StringIO(), width=80, color_system=None)
     console.print(render(full_view(), 80, 24, NOW + timedelta(seconds=5)))
-    assert "● online         8 s" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "● online           8 s" in console.file.getvalue()  # type: ignore[attr-defined]

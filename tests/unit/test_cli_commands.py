@@ -14,6 +14,7 @@ import pytest
 from dispatcher.core.records import AgentState
 from dispatcher.logstore import LogStore
 from dispatcher.store.reader import Reader
+from flow import wire
 from flow.cli import requests
 from flow.cli.main import main
 from tests.database_world import DatabaseWorld, dag, serving, task
@@ -496,6 +497,21 @@ def test_agents_are_listed_with_the_agreed_keys(flow: Flow, world: DatabaseWorld
     assert (gone["name"], gone["queues"], gone["state"]) == ("node0", ["default"], "dead")
     assert (busy["name"], busy["slots"], busy["busy"], busy["state"]) == ("node1", 3, 1, "online")
     assert re.search(r"^node1 +q1, q2 +3 +1 +online", flow("agents", "list").out, re.MULTILINE)
+
+
+def test_an_agent_that_takes_no_tasks_is_listed_as_suspended_with_the_reason(
+    flow: Flow, world: DatabaseWorld
+) -> None:
+    world.hello("node1")
+    world.send(
+        wire.Heartbeat(agent="node1", session=1, lease=60.0, suspended="No space left on device")
+    )
+    listed = flow("agents", "list", "--output", "json")
+    assert [row["state"] for row in listed.json] == ["suspended"]
+    assert listed.err == "flow: warning: agent node1 is suspended: No space left on device\n"
+    world.set_state("node1", AgentState.DEAD)
+    listed = flow("agents", "list", "--output", "json")
+    assert ([row["state"] for row in listed.json], listed.err) == (["dead"], "")
 
 
 def test_an_agent_that_is_heard_cannot_be_declared_dead(flow: Flow, url: str) -> None:

@@ -246,6 +246,19 @@ def test_time_for_which_the_dispatcher_itself_was_stopped_is_no_silence() -> Non
     assert world.states() == {"t0": "queued"}
 
 
+def test_a_marker_of_an_earlier_reign_is_not_taken_for_one_of_this_reign() -> None:
+    world = World(chain(1))
+    started(world)
+    world.new_reign()
+    world.pass_time(LEASE + GRACE - 0.1)
+    world.pass_time(0.2, clear=False)
+    (number,) = world.markers
+    world.send(wire.Marker(reign=1, number=number))
+    assert world.states() == {"t0": "running"}
+    world.send(wire.Marker(reign=2, number=number))
+    assert world.states() == {"t0": "queued"}
+
+
 def test_a_new_reign_starts_every_lease_afresh_and_ignores_old_markers() -> None:
     world = World(chain(1))
     started(world)

@@ -165,3 +165,17 @@ async def test_what_an_agent_wants_of_a_bundle_is_handed_to_shipping(tmp_path: P
     court.deliver("node1.pieces_wanted", wire.encode(wanted))
     await court.read_all(1)
     assert court.shipping.asked == [wanted]
+
+
+async def test_timers_end_when_they_are_cancelled_at_the_moment_of_a_change(tmp_path: Path) -> None:
+    # asyncio.wait_for of Python 3.11 loses this cancellation; then the reign never ends, and no
+    # other dispatcher may begin one.
+    court = Court(tmp_path)
+    court.core.receive(HELLO, Instant(START, 0.0))  # its lease is a timer
+    timers = asyncio.ensure_future(court.reign.timers())
+    for _ in range(5):
+        await asyncio.sleep(0)  # it waits
+    court.reign.add(Effects())
+    timers.cancel()
+    await asyncio.wait({timers}, timeout=5)
+    assert timers.cancelled()

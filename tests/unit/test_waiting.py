@@ -42,6 +42,14 @@ def test_agents_that_are_not_heard_are_called_lost() -> None:
     assert no_agent("q2", QueueLoad(agents=2, lost=1, slots=4)) == ""
 
 
+def test_agents_that_take_nothing_are_called_suspended() -> None:
+    one = QueueLoad(agents=1, suspended=1, slots=4)
+    assert no_agent("q2", one) == "queue q2: 1 agent, suspended"
+    two = QueueLoad(agents=2, suspended=1, lost=1, slots=4)
+    assert no_agent("q2", two) == "queue q2: 2 agents, suspended"
+    assert no_agent("q2", QueueLoad(agents=2, suspended=1, slots=4)) == ""
+
+
 def test_a_task_for_full_agents_waits_for_a_slot() -> None:
     full = QueueLoad(agents=2, slots=4, busy=4)
     reason = why_waiting(waiter(TaskState.QUEUED), RUNNING, full, NOW)

@@ -207,6 +207,7 @@ class Agent(Table):
     slots = BigIntegerField()
     lease = DoubleField()
     software = TextField()
+    suspended = TextField()
     last_heartbeat = UtcField(null=True)
 
 

@@ -13,14 +13,17 @@ from flow.transport.amqp.faults import CALL_ERRORS, reply
 from flow.transport.amqp.link import AmqpLink
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
+_HEARTBEAT = 10
+#: Above it a lost broker would be noticed only after minutes.
+_SLOWEST_HEARTBEAT = 60
 
 
 class AmqpBroker:
     """RabbitMQ at *url*, ``amqp[s]://user:password@host:port/vhost``.
 
     aiormq's URL options pass through (``?cafile=``, ``certfile=``, ``keyfile=``,
-    ``auth=external``). All times are in seconds. *heartbeat* overrides one in the URL; a
-    silent broker is given up after a little more than twice that.
+    ``auth=external``). All times are in seconds. *heartbeat* overrides ``?heartbeat=``, and is 10
+    without both; a silent broker is given up after a little more than twice that.
 
     Raises :class:`~flow.errors.ConfigError` when *url* is not such a URL.
     """
@@ -29,13 +32,15 @@ class AmqpBroker:
         self,
         url: str,
         *,
-        heartbeat: int = 10,
+        heartbeat: int | None = None,
         connect_limit: float = 10.0,
-        check_interval: float = 30.0,
+        check_interval: float = 10.0,
         call_limit: float = 30.0,
         close_limit: float = 2.0,
     ) -> None:
-        self._url = _parse(url).update_query(heartbeat=str(heartbeat))
+        parsed = _parse(url)
+        seconds = _heartbeat(parsed) if heartbeat is None else heartbeat
+        self._url = parsed.update_query(heartbeat=str(seconds))
         self._connect_limit = connect_limit
         self._check_interval = check_interval
         self._call_limit = call_limit
@@ -116,3 +121,13 @@ def _parse(url: str) -> URL:
     if not parsed.host:
         raise ConfigError(f"{problem} no host")
     return parsed.with_port(parsed.explicit_port or _PORTS[parsed.scheme])
+
+
+def _heartbeat(url: URL) -> int:
+    text = url.query.get("heartbeat", str(_HEARTBEAT))
+    if not text.isdecimal() or not 1 <= int(text) <= _SLOWEST_HEARTBEAT:
+        raise ConfigError(
+            f"broker url: expected heartbeat to be a whole number of seconds from 1 to "
+            f"{_SLOWEST_HEARTBEAT}, got {text!r}"
+        )
+    return int(text)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from typing import Any, SupportsIndex, cast
 
 import aiormq
 from yarl import URL
 
 from flow.transport.amqp.faults import mark_seen
+from flow.transport.amqp.holding import Holding
 
 
 class _Protocol(aiormq.Connection):
@@ -19,19 +20,40 @@ class _Protocol(aiormq.Connection):
     HEARTBEAT_GRACE_MULTIPLIER = 2
 
 
+class _Reader(asyncio.StreamReader):
+    """Shows *holding* what arrives, before anybody reads it."""
+
+    def __init__(self, holding: Holding) -> None:
+        super().__init__()
+        self._holding = holding
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        arrived = bytes(data)
+        self._holding.feed(arrived)
+        super().feed_data(arrived)
+
+
 class _Socket(aiormq.TransportFactory):
-    """Opens the socket the way aiormq does, and keeps hold of it so that it can be aborted."""
+    """Opens the socket as aiormq and ``asyncio.open_connection`` do, and keeps hold of it so that
+    it can be aborted."""
 
     writer: asyncio.StreamWriter | None = None
+
+    def __init__(self, holding: Holding) -> None:
+        self._holding = holding
 
     async def create(
         self, url: URL, **kwargs: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         provider: aiormq.SSLContextProvider = kwargs.pop("ssl_context_provider")
         context = await provider.get_context() if url.scheme == "amqps" else None
-        reader, self.writer = await asyncio.open_connection(
-            url.host, url.port, ssl=context, **kwargs
+        loop = asyncio.get_running_loop()
+        reader = _Reader(self._holding)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.create_connection(
+            lambda: protocol, url.host or "", url.port or 0, ssl=context, **kwargs
         )
+        self.writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         return reader, self.writer
 
 
@@ -39,7 +61,9 @@ class Connection:
     """One TCP connection to the broker, which shows as *name* in the broker's listings."""
 
     def __init__(self, url: URL, name: str) -> None:
-        self._socket = _Socket()
+        self._watchers: list[Callable[[float | None], None]] = []
+        self._holding = Holding(self._held)
+        self._socket = _Socket(self._holding)
         self._opening: asyncio.Task[Any] | None = None
         self._protocol = _Protocol(
             url, client_properties={"connection_name": name}, transport_factory=self._socket
@@ -59,6 +83,7 @@ class Connection:
         if not self._opening.done() or self._opening.cancelled():
             raise TimeoutError
         self._opening.result()
+        self._holding.timeout = self._protocol.connection_tune.heartbeat
 
     async def channel(self, *, confirms: bool = False) -> aiormq.Channel:
         """Open a channel; with *confirms* the broker confirms each publish on it."""
@@ -68,20 +93,23 @@ class Connection:
         """Call *callback* with the cause once the connection has closed, by whichever side."""
         watch(self._protocol, callback)
 
+    def watch_held(self, callback: Callable[[float | None], None]) -> None:
+        """Call *callback* as :class:`~flow.transport.amqp.holding.Holding` says, from now on."""
+        self._watchers.append(callback)
+
+    def _held(self, proven: float | None) -> None:
+        for callback in self._watchers:
+            callback(proven)
+
     @property
     def blocked(self) -> bool:
-        """The broker asked this connection to stop publishing.
+        """The broker holds back what is published here."""
+        return self._holding.held
 
-        aiormq shows it only as ``ready()``, which waits while blocked: so take one step of it and
-        see whether it waits.
-        """
-        step = self._protocol.ready()
-        try:
-            step.send(None)
-        except StopIteration:
-            return False
-        step.close()
-        return True
+    @property
+    def held_reason(self) -> str:
+        """Why, in the broker's words."""
+        return self._holding.reason
 
     async def shut(self, limit: float) -> None:
         """Close politely; a peer that does not answer within *limit* seconds is cut off. Never

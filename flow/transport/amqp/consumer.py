@@ -56,13 +56,22 @@ class Consumer:
 
     def __init__(
         self,
+        queue: str,
         channel: aiormq.Channel,
         on_delivery: Callable[[Delivery], None],
         on_crash: Callable[[Exception], None],
+        *,
+        prefetch: int,
+        single_active: bool,
     ) -> None:
+        self.queue = queue
         self._channel = channel
         self._on_delivery = on_delivery
         self._on_crash = on_crash
+        self._prefetch = prefetch
+        self._single_active = single_active
+        self._delivered = 0
+        self._hungry_at: int | None = None
         self._unsettled: dict[int, None] = {}  # delivery tags, ascending
         self._acks: deque[tuple[int, bool]] = deque()
         self._sending: asyncio.Task[None] | None = None
@@ -74,11 +83,26 @@ class Consumer:
         if self._closed or tag is None:
             return
         self._unsettled[tag] = None
+        self._delivered += 1
         try:
             self._on_delivery(AmqpDelivery(self, message, tag))
         except Exception as error:  # noqa: BLE001 - told to the link, which closes with it
             # aiormq would only log it, and the message would stay unacknowledged for ever.
             self._on_crash(error)
+
+    def passed_over(self, waiting: int) -> bool:
+        """Look at it while *waiting* messages are ready in its queue: true when some were ready at
+        the look before as well, and it had room for one all the time, and none has come.
+
+        A broker hands a ready message to any consumer with room, so it has forgotten this one. It
+        shows only so where others consume from the queue too, which an AMQP client cannot tell
+        apart; while nothing waits, being forgotten harms nobody. Of a queue with a single active
+        consumer, one that has never got anything may be another's stand-in.
+        """
+        served = self._delivered > 0 or not self._single_active
+        hungry = waiting > 0 and served and len(self._unsettled) < self._prefetch
+        before, self._hungry_at = self._hungry_at, self._delivered if hungry else None
+        return hungry and before == self._delivered
 
     def settle(self, tag: int, *, multiple: bool) -> None:
         """Acknowledge *tag* (``multiple``: and everything before it) if that is still open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from flow.transport.amqp.faults import CALL_ERRORS, closing_reason, mark_seen, r
 from flow.transport.amqp.outlet import AmqpOutlet
 from flow.transport.port import Delivery, Outlet
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -45,13 +47,15 @@ class AmqpLink:
         self._consumers: list[Consumer] = []
         self._outlets: list[AmqpOutlet] = []
         self._calls: set[asyncio.Task[Any]] = set()
-        self._consumed: dict[str, None] = {}  # queues whose consumer the broker has confirmed
+        self._established: list[Consumer] = []  # those that the broker has confirmed
+        self._single_active: set[str] = set()  # queues of which one consumer is served
         self._exchanges_declared = False
         self._reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._ending: asyncio.Task[None] | None = None
         self._checker = asyncio.create_task(self._check_consumers())
         for connection in consuming, publishing:
             connection.on_close(self._ender("connection"))
+        publishing.watch_held(self._log_held)
 
     # -- the port ----------------------------------------------------------------------------
 
@@ -70,6 +74,8 @@ class AmqpLink:
 
         await self._call(f"declare queue {queue.name}", self._aside(declare))
         self._exchanges_declared = True
+        if queue.arguments.get("x-single-active-consumer"):
+            self._single_active.add(queue.name)
 
     async def consume(
         self, queue: str, on_delivery: Callable[[Delivery], None], *, prefetch: int
@@ -96,6 +102,20 @@ class AmqpLink:
     @property
     def blocked(self) -> bool:
         return not self._reason.done() and self._publishing.blocked
+
+    def watch_blocked(self, callback: Callable[[float], None]) -> None:
+        def held(proven: float | None) -> None:
+            if proven is not None and not self._reason.done():
+                callback(proven)
+
+        self._publishing.watch_held(held)
+
+    def _log_held(self, proven: float | None) -> None:
+        if proven is None:
+            log.warning("the broker's alarm is over: it takes messages again")
+        elif proven == 0.0:
+            why = self._publishing.held_reason
+            log.warning("the broker has an alarm (%s) and takes no messages until it is over", why)
 
     async def wait_closed(self) -> str:
         reason = await asyncio.shield(self._reason)
@@ -200,7 +220,14 @@ class AmqpLink:
         def cancelled(_: object) -> None:
             self._end(f"broker cancelled consumer of {queue}")
 
-        consumer = Consumer(channel, on_delivery, crashed)
+        consumer = Consumer(
+            queue,
+            channel,
+            on_delivery,
+            crashed,
+            prefetch=prefetch,
+            single_active=queue in self._single_active,
+        )
         channel.on_consumer_cancel_callbacks.add(cancelled)
         self._consumers.append(consumer)
         try:
@@ -212,27 +239,33 @@ class AmqpLink:
             await channel.close()
             raise
         watch(channel, self._ender(f"channel of consumer of {queue}"))
-        self._consumed[queue] = None
+        self._established.append(consumer)
 
     async def _check_consumers(self) -> None:
-        """Notice that the broker has forgotten a consumer without telling (seen on RabbitMQ)."""
+        """Notice a consumer that the broker has forgotten, or passes over, without telling."""
         while True:
             # Consumers that are new since then have the next turn: a replica may count late.
-            queues = list(self._consumed)
+            consumers = list(self._established)
             await asyncio.sleep(self._check_interval)
-            for queue in queues:
+            for consumer in consumers:
+                queue = consumer.queue
                 try:
-                    count = await self._call(f"check {queue}", self._aside(_counter(queue)))
+                    found = await self._call(f"check {queue}", self._aside(_looker(queue)))
                 except TransportError as error:
                     self._end(str(error))
                     return
-                if count == 0:
+                if found.consumer_count == 0:
                     self._end(f"broker has no consumer of {queue} any more")
+                    return
+                if consumer.passed_over(found.message_count or 0):
+                    self._end(f"broker delivers nothing from {queue}, although messages wait there")
                     return
 
 
-def _counter(queue: str) -> Callable[[aiormq.Channel], Coroutine[Any, Any, int | None]]:
-    async def count(channel: aiormq.Channel) -> int | None:
-        return (await channel.queue_declare(queue, passive=True)).consumer_count
+def _looker(
+    queue: str,
+) -> Callable[[aiormq.Channel], Coroutine[Any, Any, aiormq.spec.Queue.DeclareOk]]:
+    async def look(channel: aiormq.Channel) -> aiormq.spec.Queue.DeclareOk:
+        return await channel.queue_declare(queue, passive=True)
 
-    return count
+    return look
