@@ -232,6 +232,11 @@ class Keeper:
         """
         self._send({"do": "session", "session": session})
 
+    def destroy(self) -> None:
+        """SIGKILL to the keeper itself, which does not do its work: ``lost`` follows."""
+        if not self._ended.done():
+            self._process.kill()
+
     async def stop(self) -> None:
         """Kill what runs (``keep`` or not), at once, and wait until tasks and keeper are gone.
 

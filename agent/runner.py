@@ -37,6 +37,17 @@ Spawn = Callable[[Coroutine[Any, Any, None]], None]
 """Runs a coroutine in the background; its failure ends the agent."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What bounds a task's end and its output."""
+
+    kill_grace: float
+    """Seconds between SIGTERM and SIGKILL."""
+    proof: float
+    """Seconds in which the keeper must prove the processes of a session dead."""
+    log_max_bytes: int
+
+
 @dataclass(slots=True)
 class _Run:
     """A token that has been given to the keeper."""
@@ -59,8 +70,7 @@ class Runner:
         state: StateDirectory,
         preparer: Preparer,
         logs: LogSender,
-        kill_grace: float,
-        log_max_bytes: int,
+        limits: Limits,
         post: Callable[[on.Event], None],
         spawn: Spawn,
         wall: Callable[[], float],
@@ -68,8 +78,7 @@ class Runner:
         self._state = state
         self._preparer = preparer
         self._logs = logs
-        self._kill_grace = kill_grace
-        self._log_max_bytes = log_max_bytes
+        self._limits = limits
         self._post = post
         self._spawn = spawn
         self._wall = wall
@@ -88,8 +97,14 @@ class Runner:
             keeper.set_deadline(0.0)
             proven = asyncio.ensure_future(self._proven.wait())
             either: set[asyncio.Future[Any]] = {proven, keeper.lost}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                either, timeout=self._limits.proof, return_when=asyncio.FIRST_COMPLETED
+            )
             proven.cancel()
+            if not self._proven.is_set() and not keeper.lost.done():
+                log.error("the keeper proves nothing (is it stopped?); it is killed with its tasks")
+                keeper.destroy()
+                await keeper.lost
         session = await self._next_session(above)
         if keeper is not None and not keeper.lost.done():
             self._proven.clear()
@@ -148,7 +163,7 @@ class Runner:
             self._spawn(self._remove(self._preparer.folders(grant.token)))
             self.refuse(task, grant, error)
             return
-        task_log = self._logs.open(task, grant.token, self._log_max_bytes)
+        task_log = self._logs.open(task, grant.token, self._limits.log_max_bytes)
         task_log.read_from(output)
         self._runs[grant.token] = _Run(task, grant.token, command, task_log, release)
         keeper.start(
@@ -160,19 +175,19 @@ class Runner:
                 output_fd=end,
                 keep=task.on_agent_lost == "wait",
                 timeout=task.execution_timeout,
-                grace=self._kill_grace,
+                grace=self._limits.kill_grace,
             )
         )
 
     def _finish_empty(self, task: Task, grant: Grant) -> None:
         """Nothing is to be done, so nothing is started."""
-        self._logs.open(task, grant.token, self._log_max_bytes).complete()
+        self._logs.open(task, grant.token, self._limits.log_max_bytes).complete()
         now = self._wall()
         self._post(on.ProcessEnded(grant.token, now, now, exit_code=0))
 
     def refuse(self, task: Task, grant: Grant, error: FlowError | OSError) -> None:
         """The task cannot be started, and its log says why; ProcessEnded follows."""
-        task_log = self._logs.open(task, grant.token, self._log_max_bytes)
+        task_log = self._logs.open(task, grant.token, self._limits.log_max_bytes)
         task_log.note(f"cannot start: {error}")
         task_log.complete()
         if isinstance(error, OSError) and is_fault(error):

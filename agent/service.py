@@ -31,7 +31,7 @@ from agent.fetching import Fetcher
 from agent.interpreters import Interpreters
 from agent.operators import Preparer
 from agent.output import LogSender
-from agent.runner import Runner
+from agent.runner import Limits, Runner
 from agent.session import StateDirectory, boot_id, home_id
 from agent.spool import Spool
 from agent.starter import Starter
@@ -98,7 +98,8 @@ class Service:
         self._state = state
         name = state.path.name
         settings = _settings(name, config)
-        self._core = Core(settings, _identity(state), self._spool.load())
+        self._identity = _identity(state)
+        self._core = Core(settings, self._identity, self._spool.load())
         self._logs = LogSender(self._loop)
         self._runner = Runner(
             state=state,
@@ -111,8 +112,11 @@ class Service:
                 xcom_max_bytes=config.xcom.max_bytes,
             ),
             logs=self._logs,
-            kill_grace=config.agent.kill_grace,
-            log_max_bytes=config.agent.log_max_bytes,
+            limits=Limits(
+                kill_grace=config.agent.kill_grace,
+                proof=config.lease.margin,
+                log_max_bytes=config.agent.log_max_bytes,
+            ),
             post=self.post,
             spawn=self._spawn,
             wall=time.time,
@@ -206,7 +210,8 @@ class Service:
 
     def _ask_for_pieces(self, message: wire.PiecesWanted) -> None:
         # Without a reference of the core's: it is asked again until the pieces come.
-        self._connection.publish(0, message, None)
+        asked = msgspec.structs.replace(message, incarnation=self._identity.incarnation)
+        self._connection.publish(0, asked, None)
 
     def _begin_fence(self, effect: do.Fence) -> None:
         self._starter.forget()

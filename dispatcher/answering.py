@@ -53,6 +53,7 @@ class Answering:
             )
             answer = wire.Answer(
                 session=lookup.session,
+                incarnation=lookup.incarnation,
                 request=lookup.request,
                 values=tuple(
                     () if value is None else (msgspec.Raw(value.encode()),) for value in values

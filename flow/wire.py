@@ -74,6 +74,9 @@ class Event(Message, frozen=True, kw_only=True):
 
     agent: Text
     session: Number
+    incarnation: Text = ""
+    """Random per agent process. Two machines that use one agent's name may count to the same
+    session; ``""`` from agents that do not say."""
 
 
 class Hello(Event, frozen=True, kw_only=True, tag="hello"):
@@ -89,8 +92,8 @@ class Hello(Event, frozen=True, kw_only=True, tag="hello"):
     """Which machine, and which state directory on it: only that one can vouch for its dead."""
     boot_id: str
     uptime: float
-    incarnation: str
-    """Random per agent process: tells a lapse of the same process from a restart."""
+    incarnation: Text
+    """Also tells a lapse of the same process from a restart."""
     queues: tuple[Text, ...]
     slots: Count
     lease: float
@@ -213,9 +216,10 @@ class Goodbye(Event, frozen=True, kw_only=True, tag="goodbye"):
 
 
 class Reply(Message, frozen=True, kw_only=True):
-    """Addressed to one session; an agent ignores those of any other."""
+    """Addressed to one session of one agent process; an agent ignores those of any other."""
 
     session: int
+    incarnation: Text = ""
 
 
 class Grant(Reply, frozen=True, kw_only=True, tag="grant"):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from agent.core import effects as do
 from agent.core import events as on
 from agent.core import words
@@ -223,7 +225,9 @@ class Core:
 
     def _on_received(self, event: on.Received, now: float) -> None:
         reader = self._readers.get(type(event.reply))
-        if reader is not None and not self.fenced and event.reply.session == self.session:
+        # Whoever else uses this agent's name has these replies too.
+        mine = event.reply.incarnation in ("", self._identity.incarnation)
+        if reader is not None and mine and not self.fenced and event.reply.session == self.session:
             reader(event.reply, now)
 
     def _on_grant(self, grant: wire.Grant, now: float) -> None:
@@ -240,8 +244,8 @@ class Core:
             return f"the agent is suspended: {self._suspension.reason}"
         return ""
 
-    def _on_deny(self, deny: wire.Deny, _: float) -> None:
-        self.work.denied(deny, self._out)
+    def _on_deny(self, deny: wire.Deny, now: float) -> None:
+        self.work.denied(deny, now, self._out)
 
     def _on_answered(self, answered: wire.Answered, _: float) -> None:
         for token in answered.tokens:
@@ -351,6 +355,7 @@ class Core:
 
     def _send(self, message: wire.Event, now: float, expiration: float | None = None) -> None:
         self._refs += 1
+        message = replace(message, incarnation=self._identity.incarnation)
         self._sent[self._refs] = (message, now)
         self._out.append(do.Send(self._refs, message, expiration))
 

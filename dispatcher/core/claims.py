@@ -50,9 +50,7 @@ def claim(state: State, agent: Agent, message: Claim, now: Instant, out: Effects
 
 def finished(state: State, agent: Agent, message: Finished, now: Instant, out: Effects) -> None:
     """Record a result, if it carries the live token; answer it either way."""
-    out.replies.append(
-        (agent.row.name, Answered(session=agent.row.session, tokens=(message.token,)))
-    )
+    out.reply(agent, Answered(session=agent.row.session, tokens=(message.token,)))
     task = _holder_of(state, agent, message.task_instance_id, message.token)
     if task is None:
         out.notes.append(
@@ -82,9 +80,7 @@ def finished(state: State, agent: Agent, message: Finished, now: Instant, out: E
 
 def released(state: State, agent: Agent, message: Release, now: Instant, out: Effects) -> None:
     """The agent gives a token back without a result. Three faults in a row fail the task."""
-    out.replies.append(
-        (agent.row.name, Answered(session=agent.row.session, tokens=(message.token,)))
-    )
+    out.reply(agent, Answered(session=agent.row.session, tokens=(message.token,)))
     task = _holder_of(state, agent, message.task_instance_id, message.token)
     if task is None:
         return
@@ -247,7 +243,7 @@ def _send_grant(state: State, agent: Agent, task: TaskRow, now: Instant, out: Ef
         token=task.token,
         inputs=xcoms.inputs(state, task),
     )
-    out.replies.append((agent.row.name, grant))
+    out.reply(agent, grant)
 
 
 def _deny(agent: Agent, message: Claim, reason: str, out: Effects) -> None:
@@ -257,7 +253,7 @@ def _deny(agent: Agent, message: Claim, reason: str, out: Effects) -> None:
         try_number=message.try_number,
         reason=reason,
     )
-    out.replies.append((agent.row.name, deny))
+    out.reply(agent, deny)
 
 
 def _no_room(state: State, agent: Agent, task: TaskRow) -> str:

@@ -30,10 +30,14 @@ def current(state: State, message: Event, now: Instant, out: Effects) -> Agent |
     """
     agent = state.agents.get(message.agent)
     if agent is None or message.session > agent.row.session:
-        out.replies.append((message.agent, HelloWanted(session=message.session)))
+        wanted = HelloWanted(session=message.session, incarnation=message.incarnation)
+        out.replies.append((message.agent, wanted))
         return None
     if message.session < agent.row.session or not agent.live:
         _refuse(message, agent, "this session has been ended", out)
+        return None
+    if message.incarnation not in ("", agent.row.incarnation):
+        _refuse(message, agent, f"session {message.session} belongs to another process", out)
         return None
     _hear(agent, now, out)
     return agent
@@ -43,15 +47,15 @@ def hello(state: State, message: Hello, now: Instant, out: Effects) -> None:
     """A session introduces itself. Tokens of its agent's older sessions end, except those whose
     result will follow (``spooled``) and those that still run by ``on_agent_lost="wait"``."""
     agent = state.agents.get(message.agent)
-    if agent is not None and (refusal := _refusal(agent, message)):
+    if agent is not None and (refusal := _refusal(agent, message, now)):
         _refuse(message, agent, refusal, out)
         return
     row = _row_of(message, now)
     if agent is None:
-        agent = state.agents[message.agent] = Agent(row, heard=now.mono)
+        agent = state.agents[message.agent] = Agent(row, heard=now.mono, spoke=now.mono)
     else:
         older, agent.row = agent.row, row
-        agent.heard = now.mono
+        agent.heard = agent.spoke = now.mono
         if message.session > older.session:
             _supersede(state, agent, older, message, now, out)
     out.writes.append(SaveAgent(agent=replace(row), at=now.wall))
@@ -161,7 +165,7 @@ def touch(state: State, out: Effects) -> None:
         out.writes.append(TouchAgents(heard=heard))
 
 
-def _refusal(agent: Agent, message: Hello) -> str:
+def _refusal(agent: Agent, message: Hello, now: Instant) -> str:
     """Why a hello is not accepted now, or ``""``."""
     row = agent.row
     if message.home_id != row.home_id:
@@ -179,17 +183,33 @@ def _refusal(agent: Agent, message: Hello) -> str:
             return f"session {row.session} belongs to another process"
         if not agent.live:
             return "this session has been ended"
+    elif agent.live and message.boot_id != row.boot_id and _spoke_since_boot(agent, message, now):
+        return (
+            f"agent {row.name!r} is still here from another boot of what seems the same machine; "
+            f"is this one a copy of it? Give it a machine id and an agent name of its own"
+        )
     return ""
 
 
+def _spoke_since_boot(agent: Agent, message: Hello, now: Instant) -> bool:
+    """Whether the agent was heard when the machine that says hello was running already: then it
+    has not died of that machine's start."""
+    return agent.spoke is not None and agent.spoke > now.mono - message.uptime
+
+
 def _refuse(message: Event, agent: Agent, reason: str, out: Effects) -> None:
-    ended = SessionEnded(session=message.session, reason=reason, last_session=agent.row.session)
+    ended = SessionEnded(
+        session=message.session,
+        incarnation=message.incarnation,
+        reason=reason,
+        last_session=agent.row.session,
+    )
     out.replies.append((message.agent, ended))
     out.notes.append(f"agent {message.agent} session {message.session} is refused: {reason}")
 
 
 def _hear(agent: Agent, now: Instant, out: Effects) -> None:
-    agent.heard = now.mono
+    agent.heard = agent.spoke = now.mono
     agent.row.last_heartbeat = now.wall
     if agent.row.state is AgentState.LOST:
         show(agent, AgentState.ONLINE, now, out)

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import msgspec
+
 from dispatcher.core.agenda import Agenda
 from dispatcher.core.plan import Plan
 from dispatcher.core.records import (
@@ -61,6 +63,7 @@ class Lookup:
 
     agent: str
     session: int
+    incarnation: str = ""
     request: int
     run_pk: int
     wanted: tuple[Wanted, ...]
@@ -77,6 +80,12 @@ class Effects:
     lookups: list[Lookup] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Lines for the operator's log."""
+
+    def reply(self, agent: Agent, reply: Reply) -> None:
+        """Answer the agent process that has the agent's present session, and no other that uses
+        its name."""
+        addressed = msgspec.structs.replace(reply, incarnation=agent.row.incarnation)
+        self.replies.append((agent.row.name, addressed))
 
     def absorb(self, later: Effects) -> None:
         """Append *later*, which happened after this."""
@@ -148,6 +157,8 @@ class Agent:
     heard: float
     """When (mono) the last event of its session was processed, or the reign began; moved on by
     every time that does not count as silence (``leases``)."""
+    spoke: float | None = None
+    """When (mono) an event of its session was read in this reign."""
     tokens: dict[int, int] = field(default_factory=dict)
     """Live token -> task_pk, of this session or kept from an older one."""
     granted: dict[int, float] = field(default_factory=dict)

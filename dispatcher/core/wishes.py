@@ -73,7 +73,7 @@ def repeat(state: State, agent: Agent, tokens: Iterable[int], out: Effects) -> N
         task_pk = agent.tokens.get(token)
         if task_pk is None:
             ended = Stop(session=agent.row.session, token=token, reason="its token has ended")
-            out.replies.append((agent.row.name, ended))
+            out.reply(agent, ended)
         elif state.tasks[task_pk].wish:
             _ask(agent, state.tasks[task_pk], out)
 
@@ -141,6 +141,4 @@ def _wish(state: State, task: TaskRow, wish: Wish, actor: str, now: Instant, out
 def _ask(agent: Agent, task: TaskRow, out: Effects) -> None:
     verb = "cancelled" if task.wish is Wish.CANCEL else "cleared"
     reason = f"{verb} by {task.wish_by}"
-    out.replies.append(
-        (agent.row.name, Stop(session=agent.row.session, token=task.token, reason=reason))
-    )
+    out.reply(agent, Stop(session=agent.row.session, token=task.token, reason=reason))

@@ -36,12 +36,13 @@ def ask(state: State, agent: Agent, message: Ask, out: Effects) -> None:
     if task_pk is None:
         error = f"expected a task that runs, got token {message.token}, which is over"
         answer = Answer(session=agent.row.session, request=message.request, error=error)
-        out.replies.append((agent.row.name, answer))
+        out.reply(agent, answer)
         return
     out.lookups.append(
         Lookup(
             agent=agent.row.name,
             session=agent.row.session,
+            incarnation=agent.row.incarnation,
             request=message.request,
             run_pk=state.tasks[task_pk].run_pk,
             wanted=message.wanted,

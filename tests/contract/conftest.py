@@ -12,15 +12,18 @@ from flow.transport.amqp import AmqpBroker
 from flow.transport.memory import MemoryBroker
 from flow.transport.port import Broker, Link
 from tests.contract.inbox import eventually
+from tests.sim.port import PortBroker
 
 Connect = Callable[..., Awaitable[Link]]
 
 
-@pytest.fixture(params=["rabbitmq", "memory"])
+@pytest.fixture(params=["rabbitmq", "memory", "model"])
 def broker(request: pytest.FixtureRequest) -> Broker:
     """An empty broker of this test's own."""
     if request.param == "memory":
         return MemoryBroker()
+    if request.param == "model":
+        return PortBroker()
     return AmqpBroker(request.getfixturevalue("broker_url"))
 
 

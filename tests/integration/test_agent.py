@@ -46,13 +46,9 @@ async def make_agent(broker_url: str, tmp_path: Path) -> AsyncIterator[MakeAgent
             await agent.kill()
 
 
-@pytest.fixture
-def kill_keeper() -> Callable[[AgentProcess], None]:
-    def kill(agent: AgentProcess) -> None:
-        (keeper,) = [found for found in marked(agent.state_id) if found.keeper]
-        os.kill(keeper.process.pid, signal.SIGKILL)
-
-    return kill
+def signal_keeper(agent: AgentProcess, number: int) -> None:
+    (keeper,) = [found for found in marked(agent.state_id) if found.keeper]
+    os.kill(keeper.process.pid, number)
 
 
 def ledger_lines(path: Path) -> list[list[str]]:
@@ -439,15 +435,29 @@ async def test_a_second_signal_kills_at_once_and_gives_the_token_back(
     assert agent.task_processes() == 0
 
 
-async def test_a_dead_keeper_is_a_lapse(
-    make_agent: MakeAgent, dispatcher: FakeDispatcher, kill_keeper: Callable[[AgentProcess], None]
-) -> None:
+async def test_a_dead_keeper_is_a_lapse(make_agent: MakeAgent, dispatcher: FakeDispatcher) -> None:
     agent = await make_agent().start()
     await dispatcher.submit("sleep 60")
     await dispatcher.heard(wire.Started)
-    kill_keeper(agent)
+    signal_keeper(agent, signal.SIGKILL)
     await dispatcher.heard(wire.Hello, session=2)
     await eventually(lambda: len(dispatcher.of(wire.Started)) == 2)
+
+
+async def test_a_stopped_keeper_does_not_hold_up_the_end_of_a_session(
+    make_agent: MakeAgent, dispatcher: FakeDispatcher, broker_url: str
+) -> None:
+    async with Proxy.to(broker_url) as proxy:
+        agent = await make_agent(proxy.through(broker_url), **SHORT_LEASE).start()
+        await dispatcher.submit("sleep 60")
+        await dispatcher.heard(wire.Started)
+        signal_keeper(agent, signal.SIGSTOP)
+        proxy.hold()
+        await eventually(lambda: agent.task_processes() == 0)
+        assert "the keeper proves nothing" in agent.stderr
+        proxy.release()
+        await dispatcher.heard(wire.Hello, session=2)
+        await eventually(lambda: len(dispatcher.of(wire.Started)) == 2)
 
 
 # -- speed -------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec.structs import replace
+
 from dispatcher.core.core import Core, Effects, Instant, Rules
 from dispatcher.core.records import (
     AgentRow,
@@ -120,6 +122,8 @@ class World:
         slots: int = 4,
         home: str = "",
         process: str = "",
+        boot: str = "boot",
+        uptime: float = 100.0,
         **more: Any,
     ) -> list[wire.Reply]:
         return self.send(
@@ -127,8 +131,8 @@ class World:
                 agent=agent,
                 session=session,
                 home_id=home or f"home of {agent}",
-                boot_id="boot",
-                uptime=100.0,
+                boot_id=boot,
+                uptime=uptime,
                 incarnation=process or f"process {session}",
                 queues=tuple(queues),
                 slots=slots,
@@ -138,9 +142,9 @@ class World:
         )
 
     def send(self, message: wire.Message) -> list[wire.Reply]:
-        """The replies to the sender."""
+        """The replies to the sender, without the name of its process."""
         effects = self.take(self.core.receive(message, self.now))
-        return [reply for _, reply in effects.replies]
+        return [replace(reply, incarnation="") for _, reply in effects.replies]
 
     def claim(self, message: wire.Task, agent: str = "node1", session: int = 1) -> wire.Reply:
         (reply,) = self.send(

@@ -11,7 +11,7 @@ from agent.core import effects as do
 from agent.core import events as on
 from agent.core.ending import STOPPED
 from flow import wire
-from tests.unit.agent_world import SETTINGS, World
+from tests.unit.agent_world import IDENTITY, SETTINGS, World
 
 WANTED = (wire.Wanted(kind="xcom", name="a", key="return_value"),)
 
@@ -35,7 +35,14 @@ def ask(world: World, token: int = 11) -> None:
 def test_a_request_is_sent_at_once_and_its_answer_handed_back_once(world: World) -> None:
     ask(world)
     assert world.sent(wire.Ask) == [
-        wire.Ask(agent="node1", session=1, token=11, request=5, wanted=WANTED)
+        wire.Ask(
+            agent="node1",
+            session=1,
+            incarnation=IDENTITY.incarnation,
+            token=11,
+            request=5,
+            wanted=WANTED,
+        )
     ]
     world.reply(answer())
     assert world.effects(do.Relay) == [do.Relay(5, answer())]

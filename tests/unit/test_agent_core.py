@@ -10,7 +10,7 @@ from agent.core import effects as do
 from agent.core import events as on
 from agent.core.ending import STOPPED
 from flow import wire
-from tests.unit.agent_world import SETTINGS, World, finished, task
+from tests.unit.agent_world import IDENTITY, SETTINGS, World, finished, task
 
 TRUSTED = SETTINGS.lease - SETTINGS.margin
 
@@ -120,6 +120,21 @@ def test_a_claim_is_sent_again_until_it_is_answered() -> None:
     assert not world.sent(wire.Claim)
 
 
+def test_a_message_that_overtook_the_answer_to_an_earlier_one_is_claimed_after_it() -> None:
+    # The dispatcher denied the first and put the task back, then published it once more: both at
+    # once, through two queues. Whoever drops the second message leaves the task without any.
+    world = World().greet()
+    world.tell(on.Delivered(1, task()))
+    world.tell(on.Delivered(2, task()))
+    assert world.did == [do.Ack(1)]
+    deny = wire.Deny(session=1, task_instance_id=1, try_number=1, reason="not now")
+    world.reply(deny)
+    assert len(world.sent(wire.Claim)) == 1
+    assert not world.effects(do.Ack)
+    world.reply(deny)
+    assert world.did == [do.Ack(2)]
+
+
 def test_a_claim_outlives_its_connection_since_its_grant_may_have_been_lost_with_it() -> None:
     world = World().greet()
     world.tell(on.Delivered(1, task()))
@@ -145,6 +160,15 @@ def test_replies_to_another_session_are_ignored(session: int) -> None:
     world.tell(on.Delivered(1, task()))
     grant = wire.Grant(session=session, task_instance_id=1, try_number=1, token=11)
     assert world.reply(grant) == []
+
+
+def test_replies_to_another_process_of_this_name_and_session_are_ignored() -> None:
+    world = World().greet().run()
+    ended = wire.SessionEnded(session=1, incarnation="another", reason="it is not you")
+    assert world.reply(ended) == []
+    mine = wire.SessionEnded(session=1, incarnation=IDENTITY.incarnation, reason="it is you")
+    world.reply(mine)
+    assert world.effects(do.Fence)
 
 
 def test_a_grant_without_a_claim_is_given_back_until_that_is_answered() -> None:

@@ -14,7 +14,7 @@ from agent.disk import is_fault, probe, told
 from agent.jobs import JobFolder, write_job
 from agent.operators import CannotPrepare, Preparer
 from agent.output import LogSender
-from agent.runner import Runner
+from agent.runner import Limits, Runner
 from agent.session import StateDirectory, write_durably
 from flow import wire
 from tests.unit.agent_world import task
@@ -85,8 +85,7 @@ class Bench:
             state=self.state,
             preparer=Preparer("node1", {}, self.state.work, (), "/bin/bash"),
             logs=LogSender(asyncio.get_running_loop()),
-            kill_grace=0.1,
-            log_max_bytes=1000,
+            limits=Limits(kill_grace=0.1, proof=1.0, log_max_bytes=1000),
             post=self.posted.append,
             spawn=lambda work: self.background.add(asyncio.ensure_future(work)),
             wall=lambda: 1.0,

@@ -398,6 +398,68 @@ def test_the_same_name_from_another_home_is_refused_while_the_first_lives() -> N
     assert world.hello(session=reply.last_session + 1, home="another machine") == []
 
 
+def test_two_machines_with_one_name_and_one_session_are_told_apart_by_their_processes() -> None:
+    world = World(chain(1))
+    grant = started(world)
+    world.replies.clear()
+    world.hello(home="another machine", process="another")
+    (_, refused) = world.replies[-1]
+    assert isinstance(refused, wire.SessionEnded)
+    assert (refused.session, refused.incarnation) == (1, "another")
+    release = wire.Release(
+        agent="node1",
+        session=1,
+        incarnation="another",
+        task_instance_id=grant.task_instance_id,
+        token=grant.token,
+        reason="no claim is pending",
+    )
+    (reply,) = world.send(release)
+    assert isinstance(reply, wire.SessionEnded)
+    assert world.states() == {"t0": "running"}
+
+
+def test_a_foreign_process_renews_no_lease() -> None:
+    world = World(chain(1))
+    grant = started(world)
+    for _ in range(20):
+        world.pass_time(HEARTBEAT)
+        beat = wire.Heartbeat(
+            agent="node1", session=1, incarnation="another", lease=LEASE, tokens=(grant.token,)
+        )
+        world.send(beat)
+    assert world.states() == {"t0": "queued"}
+
+
+def test_replies_name_the_process_they_are_for() -> None:
+    world = World(chain(1))
+    world.hello(process="p")
+    world.trigger("chain")
+    world.replies.clear()
+    world.grant(world.next_task())
+    (_, grant) = world.replies[-1]
+    assert grant.incarnation == "p"
+
+
+def test_a_copy_of_a_machine_is_refused_while_the_first_is_heard() -> None:
+    world = World(chain(1))
+    grant = started(world)
+    world.pass_time(10)
+    world.heartbeat(tokens=(grant.token,))
+    (reply,) = world.hello(session=2, boot="another", uptime=30.0)
+    assert isinstance(reply, wire.SessionEnded)
+    assert "is this one a copy of it?" in reply.reason
+    assert world.states() == {"t0": "running"}
+
+
+def test_a_machine_that_was_started_anew_is_no_copy() -> None:
+    world = World(chain(1))
+    started(world)
+    world.pass_time(30)
+    assert world.hello(session=2, boot="another", uptime=20.0) == []
+    assert world.states() == {"t0": "queued"}
+
+
 def test_a_grant_that_never_arrived_is_repeated_on_heartbeats_that_do_not_list_it() -> None:
     world = World(chain(1))
     grant = started(world)

@@ -44,7 +44,13 @@ def test_cancel_skips_what_has_not_begun_and_asks_what_runs_to_stop() -> None:
     world, grant = begun()
     assert cancel(world) == ""
     assert world.states() == {"t0": "running", "t1": "skipped"}
-    assert stops(world) == [wire.Stop(session=1, token=grant.token, reason="cancelled by user ada")]
+    asked = wire.Stop(
+        session=1,
+        incarnation="process 1",
+        token=grant.token,
+        reason="cancelled by user ada",
+    )
+    assert stops(world) == [asked]
     world.finish(grant, "failed", reason="cancelled by user ada")
     assert world.states()["t0"] == "failed"
     assert world.task("t0").reason == "cancelled by user ada"

@@ -125,7 +125,14 @@ def test_a_running_task_may_ask_of_its_own_run() -> None:
     effects = ask(world, grant.token)
     run_pk = world.core.state.tasks[grant.task_instance_id].run_pk
     assert effects.lookups == [
-        Lookup(agent="node1", session=1, request=5, run_pk=run_pk, wanted=WANTED)
+        Lookup(
+            agent="node1",
+            session=1,
+            incarnation="process 1",
+            request=5,
+            run_pk=run_pk,
+            wanted=WANTED,
+        )
     ]
     assert effects.replies == []
 
@@ -141,6 +148,7 @@ def test_a_token_that_is_over_or_anothers_is_refused() -> None:
         "node1",
         wire.Answer(
             session=1,
+            incarnation="process 1",
             request=5,
             error=f"expected a task that runs, got token {grant.token}, which is over",
         ),

@@ -1,0 +1,387 @@
+"""The kinds of faults, and how each is carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from flow import topology
+from flow.states import RUN_TERMINAL, TaskState
+from tests.sim.node import Node
+
+if TYPE_CHECKING:
+    from tests.sim.dispatcher import Dispatcher
+    from tests.sim.link import Link
+    from tests.sim.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One entry of a plan: at a moment, or right after the *nth* time that a *step* happened."""
+
+    kind: str
+    duration: float
+    """Seconds until it is healed, where it lasts."""
+    choice: int
+    """Settles what the kind leaves open."""
+    at: float = 0.0
+    step: str = ""
+    nth: int = 1
+
+    def __str__(self) -> str:
+        when = f"after {self.step!r} no. {self.nth}" if self.step else f"at {self.at:.2f}"
+        return f"{self.kind} {when} for {self.duration:.2f} s, choice {self.choice}"
+
+
+def _node(world: World, fault: Fault, who: str) -> Node:
+    """The machine of the agent that the step was of, mostly; one with an agent that runs."""
+    named = [node for node in world.nodes if node.name == who and node.agent is not None]
+    if named and fault.choice % 5:
+        return named[-1]
+    running = [node for node in world.nodes if node.agent is not None]
+    return (running or world.nodes)[fault.choice % len(running or world.nodes)]
+
+
+def _dispatcher(world: World, fault: Fault, who: str) -> Dispatcher:
+    named = [dispatcher for dispatcher in world.dispatchers if dispatcher.name == who]
+    if named:
+        return named[0]
+    return world.leader if fault.choice % 5 else world.dispatchers[fault.choice % 2]
+
+
+# -- agents and machines -----------------------------------------------------------------------
+
+
+def agent_kill(world: World, fault: Fault, who: str) -> bool:
+    node = _node(world, fault, who)
+    delay = fault.duration if fault.choice % 3 == 0 else 0.1
+    world.heal_after(delay, _nothing)
+    return node.kill_agent(delay)
+
+
+def agent_pause(world: World, fault: Fault, who: str) -> bool:
+    node = _node(world, fault, who)
+    agent = node.agent
+    if agent is None or agent.process.paused:
+        return False
+    agent.process.pause()
+    node.host.fall_silent()
+    world.oracle.disturbed(node.name, fault.duration)
+
+    def resume() -> None:
+        node.host.speak()
+        agent.process.resume()
+
+    world.heal_after(fault.duration, resume)
+    return True
+
+
+def agent_drain(world: World, fault: Fault, who: str) -> bool:
+    node = _node(world, fault, who)
+    agent = node.agent
+    if agent is None:
+        return False
+    world.oracle.died()
+    for number in range(1 + (fault.choice % 7 == 0) + (fault.choice % 13 == 0)):
+        world.schedule.after(0.3 * number, agent.interrupt)
+    world.step("drain begun", node.name)
+    return True
+
+
+def keeper_kill(world: World, fault: Fault, who: str) -> bool:
+    return _node(world, fault, who).kill_keeper()
+
+
+def node_crash(world: World, fault: Fault, who: str) -> bool:
+    node = _node(world, fault, who)
+    if not node.up:
+        return False
+    world.heal_after(fault.duration, node.power_on)
+    node.power_off()
+    return True
+
+
+def disk_full(world: World, fault: Fault, who: str) -> bool:
+    disk = _node(world, fault, who).disk
+    if disk.full:
+        return False
+    disk.full = True
+    world.heal_after(fault.duration, partial(setattr, disk, "full", False))
+    return True
+
+
+def impostor(world: World, fault: Fault, who: str) -> bool:
+    """Another machine starts an agent of the same name, for a while."""
+    original = _node(world, fault, who)
+    if len(world.nodes) > len({node.name for node in world.nodes}):
+        return False
+    node = Node(world, original.name, original.queues, home=f"{original.home}-impostor")
+    # Often the very session that the original is in.
+    node.disk.session = max(0, original.disk.session - fault.choice % 3)
+    world.nodes.append(node)
+    node.start_agent()
+
+    def leave() -> None:
+        node.wanted = False
+        if node.agent is not None:
+            node.agent.interrupt()
+
+    world.heal_after(fault.duration, leave)
+    return True
+
+
+def declare_dead(world: World, fault: Fault, who: str) -> bool:
+    """A machine is switched off, and somebody who has seen it says so."""
+    node = _node(world, fault, who)
+    if not node.up:
+        return False
+    silence = 3 * world.pace.heartbeat + 0.5
+    world.schedule.after(silence, partial(world.ask, "declare_dead", agent=node.name))
+    world.heal_after(silence + fault.duration, node.power_on)
+    node.power_off()
+    return True
+
+
+# -- the network -------------------------------------------------------------------------------
+
+
+def link_cut(world: World, fault: Fault, who: str) -> bool:
+    first = _node(world, fault, who)
+    for node in (first, *world.nodes):
+        if node.host.cut(broker_side=fault.choice % 2 == 0):
+            world.oracle.disturbed(node.name, 0.0)
+            return True
+    return False
+
+
+def partition(world: World, fault: Fault, who: str) -> bool:
+    node = _node(world, fault, who)
+    if node.host.up_held or node.host.down_held or not node.up:
+        return False
+    one_way = fault.choice % 4
+    world.oracle.disturbed(node.name, fault.duration)
+    node.host.partition(up=one_way != 1, down=one_way != 2)
+    world.heal_after(fault.duration, node.host.heal)
+    return True
+
+
+def slow_link(world: World, fault: Fault, who: str) -> bool:
+    host = _node(world, fault, who).host
+    if host.slowness:
+        return False
+    host.slowness = 0.5
+    world.heal_after(fault.duration, partial(setattr, host, "slowness", 0.0))
+    return True
+
+
+def deaf_consumer(world: World, fault: Fault, who: str) -> bool:
+    """A consumer is forgotten; a self-check finds it unless somebody else consumes its queue."""
+    hosts = [_node(world, fault, who).host, *(node.host for node in world.nodes)]
+    if fault.choice % 4 == 0:
+        hosts.insert(0, _dispatcher(world, fault, who).host)
+    names = sorted(name for name, queue in world.broker.queues.items() if queue.consumers)
+    for link in (link for host in hosts for link in host.links):
+        for name in names:
+            if link.deafen(name):
+                world.heal_after(1.0, partial(_self_check, world, link, name))
+                return True
+    return False
+
+
+def _self_check(world: World, link: Link, name: str) -> None:
+    queue = world.broker.queues.get(name)
+    if queue is not None and not queue.consumers:
+        link.receive(partial(link.close, "broker has no consumer any more"))
+
+
+# -- dispatchers -------------------------------------------------------------------------------
+
+
+def dispatcher_kill(world: World, fault: Fault, who: str) -> bool:
+    dispatcher = _dispatcher(world, fault, who)
+    if not dispatcher.process.alive:
+        return False
+    world.heal_after(fault.duration, _nothing)
+    return dispatcher.kill(fault.duration)
+
+
+def dispatcher_pause(world: World, fault: Fault, who: str) -> bool:
+    dispatcher = _dispatcher(world, fault, who)
+    process = dispatcher.process
+    if process.paused or not process.alive:
+        return False
+    process.pause()
+    dispatcher.host.fall_silent()
+
+    def resume() -> None:
+        if process is dispatcher.process:
+            dispatcher.host.speak()
+        process.resume()
+
+    world.heal_after(fault.duration, resume)
+    return True
+
+
+def dispatcher_cut(world: World, fault: Fault, who: str) -> bool:
+    return _dispatcher(world, fault, who).host.cut(broker_side=fault.choice % 2 == 0)
+
+
+def dispatcher_partition(world: World, fault: Fault, who: str) -> bool:
+    host = _dispatcher(world, fault, who).host
+    if host.up_held or host.down_held:
+        return False
+    one_way = fault.choice % 4
+    host.partition(up=one_way != 1, down=one_way != 2)
+    world.heal_after(fault.duration, host.heal)
+    return True
+
+
+# -- the broker --------------------------------------------------------------------------------
+
+
+def broker_restart(world: World, fault: Fault, _: str, *, wipe: bool = False) -> bool:
+    if world.broker.down:
+        return False
+    world.broker.stop(wipe=wipe, keep=lambda: world.rng.randrange(3))
+    world.oracle.disturbed("", fault.duration)
+    world.heal_after(fault.duration, world.broker.start)
+    return True
+
+
+def broker_wiped(world: World, fault: Fault, who: str) -> bool:
+    return broker_restart(world, fault, who, wipe=True)
+
+
+def alarm(world: World, fault: Fault, _: str) -> bool:
+    if world.broker.alarmed or world.broker.down:
+        return False
+    world.broker.raise_alarm()
+    world.oracle.alarmed(fault.duration)
+    world.heal_after(fault.duration, lambda: world.broker.end_alarm(world.rng.shuffle))
+    return True
+
+
+def queue_deleted(world: World, fault: Fault, _: str) -> bool:
+    names = sorted(world.broker.queues)
+    if not names:
+        return False
+    name = topology.EVENTS if fault.choice % 4 == 0 else names[fault.choice % len(names)]
+    if name not in world.broker.queues:
+        return False
+    # Where it was the events queue, hellos and heartbeats come back until it is there again.
+    world.oracle.disturbed("", 1.0)
+    world.broker.delete(name)
+    return True
+
+
+def _tamper(what: str) -> Callable[[World, Fault, str], bool]:
+    def carry_out(world: World, fault: Fault, _: str) -> bool:
+        world.tampering.want(what, fault.duration)
+        return True
+
+    return carry_out
+
+
+# -- the database and the clock ----------------------------------------------------------------
+
+
+def database_away(world: World, fault: Fault, _: str) -> bool:
+    if world.database_away:
+        return False
+    world.database_away = True
+    world.heal_after(fault.duration, partial(setattr, world, "database_away", False))
+    return True
+
+
+def _commit(outcome: str) -> Callable[[World, Fault, str], bool]:
+    def carry_out(world: World, _: Fault, __: str) -> bool:
+        world.commit_outcome = outcome
+        return True
+
+    return carry_out
+
+
+def clock_jump(world: World, fault: Fault, _: str) -> bool:
+    """The dispatchers' wall clock is wrong for a while."""
+    if world.wall_offset:
+        return False
+    world.wall_offset = -7.0 if fault.choice % 2 else 5.0
+    world.heal_after(fault.duration, partial(setattr, world, "wall_offset", 0.0))
+    return True
+
+
+# -- people ------------------------------------------------------------------------------------
+
+
+def cancel(world: World, fault: Fault, _: str) -> bool:
+    runs = [run for run in world.database.rows.runs.values() if run.state not in RUN_TERMINAL]
+    if not runs:
+        return False
+    run = runs[fault.choice % len(runs)]
+    world.ask("cancel", dag_id=run.dag_id, run_id=run.run_id)
+    return True
+
+
+def clear(world: World, fault: Fault, _: str) -> bool:
+    rows = world.database.rows
+    tasks = sorted(rows.tasks.values(), key=lambda task: task.state is not TaskState.RUNNING)
+    if not tasks:
+        return False
+    task = tasks[0] if fault.choice % 3 == 0 else tasks[fault.choice % len(tasks)]
+    run = rows.runs[task.run_pk]
+    arguments: dict[str, object] = {"dag_id": run.dag_id, "run_id": run.run_id}
+    if fault.choice % 4:
+        arguments |= {"task_id": task.task_id, "downstream": fault.choice % 2 == 0}
+    world.ask("clear", **arguments)
+    world.cancel_endless_again(run.dag_id)
+    return True
+
+
+def pause_dag(world: World, fault: Fault, _: str) -> bool:
+    dag_id = world.workload.specs[fault.choice % len(world.workload.specs)].dag_id
+    world.ask("pause", dag_id=dag_id)
+    world.heal_after(min(fault.duration, 3.0), partial(world.ask, "unpause", dag_id=dag_id))
+    return True
+
+
+def _nothing() -> None:
+    """It heals by itself."""
+
+
+KINDS: dict[str, Callable[[World, Fault, str], bool]] = {
+    "agent kill": agent_kill,
+    "agent pause": agent_pause,
+    "agent drain": agent_drain,
+    "keeper kill": keeper_kill,
+    "node crash": node_crash,
+    "disk full": disk_full,
+    "impostor": impostor,
+    "declare dead": declare_dead,
+    "link cut": link_cut,
+    "partition": partition,
+    "slow link": slow_link,
+    "deaf consumer": deaf_consumer,
+    "dispatcher kill": dispatcher_kill,
+    "dispatcher pause": dispatcher_pause,
+    "dispatcher cut": dispatcher_cut,
+    "dispatcher partition": dispatcher_partition,
+    "broker restart": broker_restart,
+    "broker wiped": broker_wiped,
+    "alarm": alarm,
+    "queue deleted": queue_deleted,
+    "message dropped": _tamper("dropped"),
+    "message duplicated": _tamper("duplicated"),
+    "message late": _tamper("late"),
+    "database away": database_away,
+    "commit applied unseen": _commit("applied"),
+    "commit lost": _commit("lost"),
+    "commit late": _commit("late"),
+    "clock jump": clock_jump,
+    "cancel": cancel,
+    "clear": clear,
+    "pause dag": pause_dag,
+}
+#: Those that hit in the middle of what their victim is doing.
+AT_ONCE = frozenset({"agent kill", "node crash", "declare dead", "dispatcher kill"})
