@@ -246,7 +246,10 @@ class Answered(Reply, frozen=True, kw_only=True, tag="answered"):
 
 
 class HelloWanted(Reply, frozen=True, kw_only=True, tag="hello_wanted"):
-    """The dispatcher does not know this session: its hello was lost. Say it again."""
+    """The dispatcher does not know this session: its hello was lost, or not accepted yet
+    (``reason``). Say it again."""
+
+    reason: str = ""
 
 
 class Stop(Reply, frozen=True, kw_only=True, tag="stop"):

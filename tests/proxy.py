@@ -128,9 +128,14 @@ class Proxy:
         await self.close()
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:  # accepted just before it was to be refused
+            writer.transport.abort()
+            return
         session = asyncio.create_task(self._session(reader, writer))
         self._sessions.add(session)
         session.add_done_callback(self._sessions.discard)
+        # Also of one that was cancelled before it began.
+        session.add_done_callback(lambda _: writer.transport.abort())
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)

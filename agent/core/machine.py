@@ -49,6 +49,8 @@ class Core:
         """Some moment before the broker began to hold this link's publishers back."""
         self._held = False
         self._hello_due: float | None = None
+        self._postponed = ""
+        """Why the dispatcher last wanted the hello later."""
         self._hello_sent = 0.0
         self._hello_not_before = 0.0
         self._heartbeat_due = 0.0
@@ -251,7 +253,10 @@ class Core:
         for token in answered.tokens:
             self.work.answered(token, self._out)
 
-    def _on_hello_wanted(self, _: wire.HelloWanted, now: float) -> None:
+    def _on_hello_wanted(self, wanted: wire.HelloWanted, now: float) -> None:
+        if wanted.reason and wanted.reason != self._postponed:
+            self._report("warning", f"the dispatcher does not take this agent yet: {wanted.reason}")
+        self._postponed = wanted.reason or self._postponed
         # One was asked for by every message that crossed the last hello: one is enough.
         if self.greeted and now >= self._hello_sent + self._settings.hello_interval:
             self.greeted, self._hello_due = False, now

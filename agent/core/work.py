@@ -32,6 +32,8 @@ class Claimed:
     task: wire.Task
     handle: int | None
     due: float
+    again: bool = False
+    """Delivered once more while its claim was pending: the answer may be to an earlier message."""
 
 
 @dataclass(slots=True)
@@ -100,6 +102,8 @@ class Work:
             if known.handle is not None:
                 out.append(do.Ack(known.handle))
             known.handle = event.handle
+            if isinstance(known, Claimed):
+                known.again = True
 
     def granted(
         self, grant: wire.Grant, now: float, out: list[do.Effect], *, session: int, refusal: str
@@ -124,10 +128,19 @@ class Work:
         self.running[grant.token] = Running(claim.task, session, claim.handle, grant)
         out.append(do.Start(claim.task, grant))
 
-    def denied(self, deny: wire.Deny, out: list[do.Effect]) -> None:
-        """Forget the claim; its message has no further use."""
-        claim = self.claims.pop((deny.task_instance_id, deny.try_number), None)
-        if claim is not None and claim.handle is not None:
+    def denied(self, deny: wire.Deny, now: float, out: list[do.Effect]) -> None:
+        """Forget the claim; its message has no further use. But one that was delivered again may
+        have been put back and published since: nothing orders that message and this answer, which
+        come through two queues. So it is claimed once more."""
+        key = (deny.task_instance_id, deny.try_number)
+        claim = self.claims.get(key)
+        if claim is None:
+            return
+        if claim.again:
+            claim.again, claim.due = False, now
+            return
+        del self.claims[key]
+        if claim.handle is not None:
             out.append(do.Ack(claim.handle))
 
     def answered(self, token: int, out: list[do.Effect]) -> None:

@@ -262,10 +262,18 @@ def _no_room(state: State, agent: Agent, task: TaskRow) -> str:
         return f"agent {agent.row.name} is suspended: {agent.row.suspended}"
     if len(agent.tokens) >= agent.row.slots:
         return f"all {agent.row.slots} slots of agent {agent.row.name} are busy"
-    if task.deaths > 0 and any(state.tasks[pk].deaths > 0 for pk in agent.tokens.values()):
+    if is_suspect(state, task) and any(
+        is_suspect(state, state.tasks[pk]) for pk in agent.tokens.values()
+    ):
         # One suspect at a time, so that the next death has one culprit.
         return f"agent {agent.row.name} runs another task that may have killed an agent"
     return ""
+
+
+def is_suspect(state: State, task: TaskRow) -> bool:
+    """Whether one more death of an agent fails the task as poison. Not sooner: after an agent's
+    first death all that it ran shall run again side by side."""
+    return task.deaths >= state.rules.max_deaths - 1
 
 
 def _granted_to(agent: Agent, task: TaskRow) -> bool:

@@ -91,7 +91,7 @@ class TaskRow:
     failures: int = 0
     """Tries that count against ``retries``: a lost agent does not."""
     deaths: int = 0
-    """Unclean ends of sessions charged to this instance; above 0 it is a suspect."""
+    """Unclean ends of sessions charged to this instance."""
     releases: int = 0
     """Tokens given back in a row without having run."""
     token: int = 0

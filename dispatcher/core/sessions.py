@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dispatcher.core.claims import conclude, put_off, slot_freed
+from dispatcher.core.claims import conclude, is_suspect, put_off, slot_freed
 from dispatcher.core.moves import Ending, end_token
 from dispatcher.core.records import (
     AgentRow,
@@ -30,8 +30,7 @@ def current(state: State, message: Event, now: Instant, out: Effects) -> Agent |
     """
     agent = state.agents.get(message.agent)
     if agent is None or message.session > agent.row.session:
-        wanted = HelloWanted(session=message.session, incarnation=message.incarnation)
-        out.replies.append((message.agent, wanted))
+        _want_hello(message, out)
         return None
     if message.session < agent.row.session or not agent.live:
         _refuse(message, agent, "this session has been ended", out)
@@ -47,8 +46,11 @@ def hello(state: State, message: Hello, now: Instant, out: Effects) -> None:
     """A session introduces itself. Tokens of its agent's older sessions end, except those whose
     result will follow (``spooled``) and those that still run by ``on_agent_lost="wait"``."""
     agent = state.agents.get(message.agent)
-    if agent is not None and (refusal := _refusal(agent, message, now)):
+    if agent is not None and (refusal := _refusal(agent, message)):
         _refuse(message, agent, refusal, out)
+        return
+    if agent is not None and (reason := _postponed(state, agent, message, now)):
+        _want_hello(message, out, reason)
         return
     row = _row_of(message, now)
     if agent is None:
@@ -165,7 +167,7 @@ def touch(state: State, out: Effects) -> None:
         out.writes.append(TouchAgents(heard=heard))
 
 
-def _refusal(agent: Agent, message: Hello, now: Instant) -> str:
+def _refusal(agent: Agent, message: Hello) -> str:
     """Why a hello is not accepted now, or ``""``."""
     row = agent.row
     if message.home_id != row.home_id:
@@ -183,18 +185,28 @@ def _refusal(agent: Agent, message: Hello, now: Instant) -> str:
             return f"session {row.session} belongs to another process"
         if not agent.live:
             return "this session has been ended"
-    elif agent.live and message.boot_id != row.boot_id and _spoke_since_boot(agent, message, now):
-        return (
-            f"agent {row.name!r} is still here from another boot of what seems the same machine; "
-            f"is this one a copy of it? Give it a machine id and an agent name of its own"
-        )
     return ""
 
 
-def _spoke_since_boot(agent: Agent, message: Hello, now: Instant) -> bool:
-    """Whether the agent was heard when the machine that says hello was running already: then it
-    has not died of that machine's start."""
-    return agent.spoke is not None and agent.spoke > now.mono - message.uptime
+def _postponed(state: State, agent: Agent, message: Hello, now: Instant) -> str:
+    """Why a hello is not accepted yet, or ``""``. A machine that was started anew has been silent
+    for a while; a copy of it says hello while the first one goes on sending heartbeats."""
+    row = agent.row
+    patience = 2 * state.rules.heartbeat_interval
+    heard = agent.spoke is not None and now.mono - agent.spoke < patience
+    if not agent.live or message.session <= row.session or message.boot_id == row.boot_id:
+        return ""
+    if not heard:
+        return ""
+    return (
+        f"agent {row.name!r} is still heard from another boot of what seems the same machine; if "
+        f"this is a copy of that machine, give it a machine id and an agent name of its own"
+    )
+
+
+def _want_hello(message: Event, out: Effects, reason: str = "") -> None:
+    wanted = HelloWanted(session=message.session, incarnation=message.incarnation, reason=reason)
+    out.replies.append((message.agent, wanted))
 
 
 def _refuse(message: Event, agent: Agent, reason: str, out: Effects) -> None:
@@ -238,12 +250,14 @@ def _lose_tokens(
     vanished: bool = False,
     kept: frozenset[int] | set[int] = frozenset(),
 ) -> None:
-    """End the agent's tokens except *kept*. *died*: an unclean end, charged to a suspect.
+    """End the agent's tokens except *kept*. *died*: an unclean end, charged to a suspect, else to
+    those that were there at an earlier one, else to all.
     *vanished*: nobody knows whether the tasks are dead, so those that must wait do."""
     lost = [state.tasks[pk] for token, pk in agent.tokens.items() if token not in kept]
     if vanished:
         lost = [task for task in lost if _on_agent_lost(state, task) != "wait"]
-    suspects = [task for task in lost if task.deaths > 0] or lost
+    suspects = [task for task in lost if is_suspect(state, task)]
+    suspects = suspects or [task for task in lost if task.deaths > 0] or lost
     for task in lost:
         charged = died and task in suspects
         _lose(state, task, now, out, reason, deaths=task.deaths + charged)

@@ -160,6 +160,11 @@ def test_a_predecessor_that_stalls_in_a_transaction_does_not_hold_up_the_next_re
     store: Store, other: Store
 ) -> None:
     epoch = store.begin_reign("first", START)
+    # Without this the server would end the one that stalls, a few seconds later.
+    stalls: Any = store.database
+    stalls.execute_sql("SET idle_in_transaction_session_timeout = 0")
+    follows: Any = other.database
+    follows.execute_sql("SET lock_timeout = '10s'")
 
     def stall() -> None:
         with transaction(store.database):

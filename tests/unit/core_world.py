@@ -123,7 +123,6 @@ class World:
         home: str = "",
         process: str = "",
         boot: str = "boot",
-        uptime: float = 100.0,
         **more: Any,
     ) -> list[wire.Reply]:
         return self.send(
@@ -132,7 +131,7 @@ class World:
                 session=session,
                 home_id=home or f"home of {agent}",
                 boot_id=boot,
-                uptime=uptime,
+                uptime=100.0,
                 incarnation=process or f"process {session}",
                 queues=tuple(queues),
                 slots=slots,

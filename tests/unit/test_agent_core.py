@@ -81,6 +81,19 @@ def test_a_wanted_hello_is_said_once_and_what_is_unanswered_follows_it() -> None
     assert not world.sent(wire.Hello), "asked for by a message that crossed the hello"
 
 
+def test_why_a_hello_is_not_accepted_yet_is_said_once() -> None:
+    world = World().greet()
+    for _ in range(3):
+        world.tick(SETTINGS.heartbeat_interval)
+        world.reply(wire.HelloWanted(session=1, reason="another one is still heard"))
+        reports = [report.text for report in world.effects(do.Report)]
+        world.tell(on.Confirmed(world.ref(wire.Hello)))
+        if reports:
+            said = reports
+    assert said == ["the dispatcher does not take this agent yet: another one is still heard"]
+    assert reports == []
+
+
 def test_a_reconnect_says_hello_in_the_same_session_before_anything_else() -> None:
     world = World().greet().run()
     world.tell(on.LinkDown())
