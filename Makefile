@@ -42,6 +42,7 @@ chaos: venv services ## Hurt real processes in every way, with short leases; ONL
 chaos-full: venv services ## The same with the default leases and outages: about 3 hours
 	@$(PY) -m compileall -q flow dispatcher agent
 	@$(PY) -m tests.chaos --full $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
+	$(if $(ONLY),,@$(PY) -m tests.sim --seeds 100000 --complete)
 
 mutants: venv services ## Break one rule after the other, and see that tests and simulator notice
 	@$(PY) -m tests.services run -- $(PY) -m tests.mutants

@@ -102,8 +102,6 @@ def _supersede(
         out,
         kept={*message.spooled, *message.kept},
         died=crashed,
-        # Another home cannot prove this one's tasks dead: those that must wait go on waiting.
-        vanished=older.home_id != message.home_id,
         reason=f"agent {older.name} {'was restarted' if crashed else 'lapsed'}",
     )
 
@@ -176,6 +174,12 @@ def _refusal(agent: Agent, message: Hello) -> str:
             return (
                 f"agent {row.name!r} is already here from another machine or state directory; "
                 f"give this one another --name, or wait until that one is lost or says goodbye"
+            )
+        if agent.tokens:  # and no session of this one can vouch for their end
+            return (
+                f"agent {row.name!r} of another machine or state directory is dead, and tasks of "
+                f"it wait for its return (on_agent_lost='wait'); give this one another --name, or "
+                f"say `flow agents declare-dead {row.name}` if it will not return"
             )
         return "" if message.session > row.session else f"session {row.session} was here before"
     if message.session < row.session:

@@ -56,7 +56,7 @@ class _Lane:
 
 
 def _side_by_side(scenarios: Sequence[Scenario], seed: int) -> Iterator[Report]:
-    waiting = list(scenarios)
+    waiting = list(reversed(scenarios))  # the soak, the longest by far, comes last otherwise
     running: list[_Lane] = []
     with tempfile.TemporaryDirectory(prefix="flow-chaos-") as root:
         try:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.faults import SCENARIOS
+
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN = "<!-- figures: written by `python -m tests.chaos.page` -->"
 END = "<!-- end of figures -->"
@@ -56,7 +58,9 @@ def _seconds(value: float | None, digits: int) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Put the figures into the page."""
+    order = [scenario.name for scenario in SCENARIOS]
     reports: list[dict[str, Any]] = json.loads(Path(arguments[0]).read_text())
+    reports.sort(key=lambda report: order.index(report["name"]))
     scales = {report["scale"] for report in reports}
     tasks, starts = (sum(report[name] for report in reports) for name in ("tasks", "starts"))
     lost, twice = (sum(report[name] for report in reports) for name in ("lost", "twice"))

@@ -412,6 +412,31 @@ def test_the_same_name_from_another_home_is_refused_while_the_first_lives() -> N
     assert world.hello(session=reply.last_session + 1, home="another machine") == []
 
 
+def test_the_same_name_from_another_home_is_refused_while_tasks_wait_for_the_first() -> None:
+    world = World(chain(1, on_agent_lost="wait"))
+    grant = started(world)
+    lost_by_silence(world)
+    (reply,) = world.hello(session=2, home="another machine")
+    assert isinstance(reply, wire.SessionEnded)
+    assert "say `flow agents declare-dead node1` if it will not return" in reply.reason
+    world.new_reign()
+    assert isinstance(world.hello(session=2, home="another machine")[0], wire.SessionEnded)
+    world.send(wire.Goodbye(agent="node1", session=2))
+    assert world.states() == {"t0": "running"}
+    world.hello(session=2, process="process 1", kept=(grant.token,))
+    assert world.states() == {"t0": "running"}
+
+
+def test_after_its_predecessor_was_declared_dead_another_home_may_take_the_name() -> None:
+    world = World(chain(1, on_agent_lost="wait"))
+    started(world)
+    lost_by_silence(world)
+    world.request("declare_dead", agent="node1")
+    assert world.hello(session=2, home="another machine") == []
+    world.finish(world.grant(world.next_task(), session=2))
+    assert world.run_state() is RunState.SUCCESS
+
+
 def test_two_machines_with_one_name_and_one_session_are_told_apart_by_their_processes() -> None:
     world = World(chain(1))
     grant = started(world)

@@ -198,5 +198,6 @@ SCENARIOS = (
         expected="all invariants",
         run=soak,
         own_services=True,
+        waits=True,
     ),
 )
