@@ -45,15 +45,15 @@ def _row(report: Mapping[str, Any]) -> str:
     cells = (
         f"`{report['name']}`",
         f"{outcome}{report['fault']}: {report['expected']}",
-        _seconds(report["recovery"], 1),
-        _seconds(report["bound"], 0),
+        _seconds(report["recovery"], ".1f"),
+        _seconds(report["bound"], "g"),
         *(report[name] for name in ("tasks", "starts", "lost", "twice")),
     )
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def _seconds(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f} s"
+def _seconds(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}} s"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,7 +67,8 @@ def main(arguments: Sequence[str]) -> int:
     kept = sum(report["ok"] for report in reports)
     told = (
         f"{' and '.join(sorted(scales))} run, {len(reports)} faults, {kept} as expected: "
-        f"{tasks} tasks, {starts} starts, **lost {lost}, twice {twice}**."
+        f"{tasks} tasks, {starts} starts in the ledger, which those of the clocks do not keep; "
+        f"**lost {lost}, twice {twice}**."
     )
     PAGE.write_text(placed(PAGE.read_text(), f"\n{told}\n\n{table(reports)}\n"))
     return 0
