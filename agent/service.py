@@ -262,6 +262,9 @@ class Service:
     def _spawned_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
+            if not self._core.stopped:
+                # By nobody here: an agent must not go on with a part missing.
+                self._fail(RuntimeError(f"{task.get_coro()!r} was cancelled"))
             return
         error = task.exception()
         if error is not None:

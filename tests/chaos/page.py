@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     lost, twice = (sum(report[name] for report in reports) for name in ("lost", "twice"))
     kept = sum(report["ok"] for report in reports)
     told = (
-        f"{' and '.join(sorted(scales))} run, {len(reports)} faults, {kept} as expected: "
+        f"A {' and '.join(sorted(scales))} run, {len(reports)} faults, {kept} as expected: "
         f"{tasks} tasks, {starts} starts in the ledger, which those of the clocks do not keep; "
         f"**lost {lost}, twice {twice}**."
     )

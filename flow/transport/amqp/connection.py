@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any, SupportsIndex, cast
 
@@ -121,9 +120,13 @@ class Connection:
         writer = self._socket.writer
         if writer is not None:
             writer.transport.abort()
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(limit / 2):
-                    await writer.wait_closed()
+            # A task of its own: aiormq waits for the same future, and when it gives up, the future
+            # is cancelled (StreamWriter.wait_closed), which must not look like a cancellation of
+            # our caller. An agent that took it for one never connected again.
+            gone = asyncio.create_task(writer.wait_closed())
+            gone.add_done_callback(mark_seen)
+            await asyncio.wait({gone}, timeout=limit / 2)
+            gone.cancel()
         await asyncio.wait(pending, timeout=limit / 2)
         for task in pending:
             task.cancel()
