@@ -122,6 +122,10 @@ CLAIMS_AND_RESULTS = (
         killed_by={
             LEASES: ("test_a_token_that_a_hello_kept_is_not_granted_again_to_the_new_session",)
         },
+        unseen=(
+            "an agent adopts the message of a token that it keeps and never claims it: in 2,000 "
+            "seeds nobody claimed a kept token"
+        ),
     ),
     Mutant(
         name="token check",
@@ -205,6 +209,10 @@ SESSIONS_AND_LEASES = (
         old="if message.session < agent.row.session or not agent.live:",
         new="if not agent.live:",
         killed_by={LEASES: ("test_everything_from_a_lower_session_is_refused",)},
+        unseen=(
+            "other processes are told by their incarnation; what an earlier session of the same "
+            "process says late carries tokens that have ended, or claims what is then given back"
+        ),
     ),
     Mutant(
         name="repeated hello",
@@ -280,6 +288,10 @@ SESSIONS_AND_LEASES = (
         old="Agent(row, heard=now.mono) for row",
         new="Agent(row, now.mono - (now.wall - row.last_heartbeat).total_seconds()) for row",
         killed_by={LEASES: ("test_a_new_reign_starts_every_lease_afresh_and_ignores_old_markers",)},
+        unseen=(
+            "the first pulse of the reign is then late by the same time, which is not counted "
+            "either (mutant 'late pulse'): two heartbeat intervals of it are left, less than G"
+        ),
     ),
     Mutant(
         name="markers of a reign",
@@ -290,6 +302,10 @@ SESSIONS_AND_LEASES = (
         killed_by={
             LEASES: ("test_a_marker_of_an_earlier_reign_is_not_taken_for_one_of_this_reign",)
         },
+        unseen=(
+            "a stray marker comes back in a reign's first seconds, when no silence is long enough "
+            "for a takeover; the pulse that it ends too early costs one heartbeat interval at most"
+        ),
     ),
 )
 
@@ -331,6 +347,10 @@ OUTBOX_AND_WISHES = (
         old='ended = Stop(session=agent.row.session, token=token, reason="its token has ended")',
         new="continue",
         killed_by={LEASES: ("test_a_task_that_outlived_its_agents_declared_death_is_stopped",)},
+        unseen=(
+            "only somebody who wrongly declares an agent dead leaves such a task running, and "
+            "that by itself breaks I2: in the simulator everybody tells the truth"
+        ),
     ),
 )
 
@@ -470,6 +490,11 @@ WORK_OF_AGENTS = (
         old="claim.due = now + self._settings.claim_interval",
         new='claim.due = float("inf")',
         killed_by={AGENT: ("test_a_claim_is_sent_again_until_it_is_answered",)},
+        unseen=(
+            "only liveness; a lost grant comes again with a heartbeat, and after a lost denial "
+            "the reconciler's copy reaches the queue's other agent, of which its worlds always "
+            "have one"
+        ),
     ),
     Mutant(
         name="spool before sending",

@@ -117,6 +117,8 @@ class Agent:
 
     def _send(self, effect: do.Send) -> None:
         message = effect.message
+        if isinstance(message, wire.Finished):
+            self.world.oracle.told(self, message.token)
         out = Out(
             topology.EVENTS, _key(message.agent, message.kind), message, True, effect.expiration
         )
@@ -157,6 +159,7 @@ class Agent:
 
         def written() -> None:
             if self.node.disk.full:
+                self.world.oracle.unwritten(result.token)
                 self.post(on.Spooled(result.token, "No space left on device"))
                 return
             self.node.disk.spool[result.token] = result
@@ -358,7 +361,7 @@ def _settings(node: Node) -> Settings:
         grace=pace.grace,
         kill_grace=0.5,
         drain_timeout=4.0,
-        claim_interval=0.7,
+        claim_interval=node.world.claim_interval,
         result_interval=0.9,
         hello_interval=0.3,
         ended_pause=0.8,

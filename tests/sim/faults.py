@@ -1,4 +1,4 @@
-"""The kinds of faults, and how each is carried out."""
+"""Faults of one thing, and how each is carried out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flow import topology
+from flow import topology, wire
 from flow.states import RUN_TERMINAL, TaskState
 from tests.sim.node import Node
 
@@ -35,7 +35,7 @@ class Fault:
         return f"{self.kind} {when} for {self.duration:.2f} s, choice {self.choice}"
 
 
-def _node(world: World, fault: Fault, who: str) -> Node:
+def node_of(world: World, fault: Fault, who: str) -> Node:
     """The machine of the agent that the step was of, mostly; one with an agent that runs."""
     named = [node for node in world.nodes if node.name == who and node.agent is not None]
     if named and fault.choice % 5:
@@ -55,31 +55,38 @@ def _dispatcher(world: World, fault: Fault, who: str) -> Dispatcher:
 
 
 def agent_kill(world: World, fault: Fault, who: str) -> bool:
-    node = _node(world, fault, who)
+    node = node_of(world, fault, who)
     delay = fault.duration if fault.choice % 3 == 0 else 0.1
     world.heal_after(delay, _nothing)
     return node.kill_agent(delay)
 
 
 def agent_pause(world: World, fault: Fault, who: str) -> bool:
-    node = _node(world, fault, who)
+    duration, pace = fault.duration, world.pace
+    if fault.choice % 2:  # often for longer than a takeover takes
+        duration = pace.lease + pace.grace + 1.0 + fault.choice % 5
+    return stop_agent(world, node_of(world, fault, who), duration)
+
+
+def stop_agent(world: World, node: Node, duration: float) -> bool:
+    """SIGSTOP, and SIGCONT after *duration* seconds."""
     agent = node.agent
     if agent is None or agent.process.paused:
         return False
     agent.process.pause()
     node.host.fall_silent()
-    world.oracle.disturbed(node.name, fault.duration)
+    world.oracle.disturbed(node.name, duration)
 
     def resume() -> None:
         node.host.speak()
         agent.process.resume()
 
-    world.heal_after(fault.duration, resume)
+    world.heal_after(duration, resume)
     return True
 
 
 def agent_drain(world: World, fault: Fault, who: str) -> bool:
-    node = _node(world, fault, who)
+    node = node_of(world, fault, who)
     agent = node.agent
     if agent is None:
         return False
@@ -91,11 +98,11 @@ def agent_drain(world: World, fault: Fault, who: str) -> bool:
 
 
 def keeper_kill(world: World, fault: Fault, who: str) -> bool:
-    return _node(world, fault, who).kill_keeper()
+    return node_of(world, fault, who).kill_keeper()
 
 
 def node_crash(world: World, fault: Fault, who: str) -> bool:
-    node = _node(world, fault, who)
+    node = node_of(world, fault, who)
     if not node.up:
         return False
     world.heal_after(fault.duration, node.power_on)
@@ -104,7 +111,7 @@ def node_crash(world: World, fault: Fault, who: str) -> bool:
 
 
 def disk_full(world: World, fault: Fault, who: str) -> bool:
-    disk = _node(world, fault, who).disk
+    disk = node_of(world, fault, who).disk
     if disk.full:
         return False
     disk.full = True
@@ -114,7 +121,11 @@ def disk_full(world: World, fault: Fault, who: str) -> bool:
 
 def impostor(world: World, fault: Fault, who: str) -> bool:
     """Another machine starts an agent of the same name, for a while."""
-    original = _node(world, fault, who)
+    return usurp(world, node_of(world, fault, who), fault)
+
+
+def usurp(world: World, original: Node, fault: Fault) -> bool:
+    """Have an agent of the name of *original* on another machine."""
     if len(world.nodes) > len({node.name for node in world.nodes}):
         return False
     node = Node(world, original.name, original.queues, home=f"{original.home}-impostor")
@@ -134,7 +145,7 @@ def impostor(world: World, fault: Fault, who: str) -> bool:
 
 def declare_dead(world: World, fault: Fault, who: str) -> bool:
     """A machine is switched off, and somebody who has seen it says so."""
-    node = _node(world, fault, who)
+    node = node_of(world, fault, who)
     if not node.up:
         return False
     silence = 3 * world.pace.heartbeat + 0.5
@@ -148,7 +159,7 @@ def declare_dead(world: World, fault: Fault, who: str) -> bool:
 
 
 def link_cut(world: World, fault: Fault, who: str) -> bool:
-    first = _node(world, fault, who)
+    first = node_of(world, fault, who)
     for node in (first, *world.nodes):
         if node.host.cut(broker_side=fault.choice % 2 == 0):
             world.oracle.disturbed(node.name, 0.0)
@@ -157,18 +168,25 @@ def link_cut(world: World, fault: Fault, who: str) -> bool:
 
 
 def partition(world: World, fault: Fault, who: str) -> bool:
-    node = _node(world, fault, who)
+    one_way = fault.choice % 4
+    node = node_of(world, fault, who)
+    return cut_off(world, node, fault.duration, up=one_way != 1, down=one_way != 2)
+
+
+def cut_off(
+    world: World, node: Node, duration: float, *, up: bool = True, down: bool = True
+) -> bool:
+    """Let nothing pass between a machine and the broker for *duration* seconds."""
     if node.host.up_held or node.host.down_held or not node.up:
         return False
-    one_way = fault.choice % 4
-    world.oracle.disturbed(node.name, fault.duration)
-    node.host.partition(up=one_way != 1, down=one_way != 2)
-    world.heal_after(fault.duration, node.host.heal)
+    world.oracle.disturbed(node.name, duration)
+    node.host.partition(up=up, down=down)
+    world.heal_after(duration, node.host.heal)
     return True
 
 
 def slow_link(world: World, fault: Fault, who: str) -> bool:
-    host = _node(world, fault, who).host
+    host = node_of(world, fault, who).host
     if host.slowness:
         return False
     host.slowness = 0.5
@@ -178,7 +196,7 @@ def slow_link(world: World, fault: Fault, who: str) -> bool:
 
 def deaf_consumer(world: World, fault: Fault, who: str) -> bool:
     """A consumer is forgotten; a self-check finds it unless somebody else consumes its queue."""
-    hosts = [_node(world, fault, who).host, *(node.host for node in world.nodes)]
+    hosts = [node_of(world, fault, who).host, *(node.host for node in world.nodes)]
     if fault.choice % 4 == 0:
         hosts.insert(0, _dispatcher(world, fault, who).host)
     names = sorted(name for name, queue in world.broker.queues.items() if queue.consumers)
@@ -208,7 +226,27 @@ def dispatcher_kill(world: World, fault: Fault, who: str) -> bool:
 
 
 def dispatcher_pause(world: World, fault: Fault, who: str) -> bool:
-    dispatcher = _dispatcher(world, fault, who)
+    if fault.choice % 3 == 0:
+        return _pause_when_full(world)
+    return stop_dispatcher(world, _dispatcher(world, fault, who), fault.duration)
+
+
+def _pause_when_full(world: World) -> bool:
+    """The leader is stopped when an agent claims what it has no room for; when it goes on, room
+    has been made, and the claim repeated: it reads the claim, the end of a task, the claim."""
+
+    def watch(_: str, claim: object) -> bool:
+        if not isinstance(claim, wire.Claim) or claim.free_slots:
+            return False
+        stop_dispatcher(world, world.leader, world.rng.uniform(0.4, 1.6))
+        return True
+
+    world.upon("claim sent", watch, patience=8.0)
+    return True
+
+
+def stop_dispatcher(world: World, dispatcher: Dispatcher, duration: float) -> bool:
+    """SIGSTOP, and SIGCONT after *duration* seconds."""
     process = dispatcher.process
     if process.paused or not process.alive:
         return False
@@ -220,7 +258,7 @@ def dispatcher_pause(world: World, fault: Fault, who: str) -> bool:
             dispatcher.host.speak()
         process.resume()
 
-    world.heal_after(fault.duration, resume)
+    world.heal_after(duration, resume)
     return True
 
 
@@ -255,11 +293,16 @@ def broker_wiped(world: World, fault: Fault, who: str) -> bool:
 
 
 def alarm(world: World, fault: Fault, _: str) -> bool:
+    return block(world, fault.duration)
+
+
+def block(world: World, duration: float) -> bool:
+    """Have the broker take nothing from publishers for *duration* seconds."""
     if world.broker.alarmed or world.broker.down:
         return False
     world.broker.raise_alarm()
-    world.oracle.alarmed(fault.duration)
-    world.heal_after(fault.duration, lambda: world.broker.end_alarm(world.rng.shuffle))
+    world.oracle.alarmed(duration)
+    world.heal_after(duration, lambda: world.broker.end_alarm(world.rng.shuffle))
     return True
 
 
@@ -276,7 +319,7 @@ def queue_deleted(world: World, fault: Fault, _: str) -> bool:
     return True
 
 
-def _tamper(what: str) -> Callable[[World, Fault, str], bool]:
+def tamper_with(what: str) -> Callable[[World, Fault, str], bool]:
     def carry_out(world: World, fault: Fault, _: str) -> bool:
         world.tampering.want(what, fault.duration)
         return True
@@ -295,7 +338,7 @@ def database_away(world: World, fault: Fault, _: str) -> bool:
     return True
 
 
-def _commit(outcome: str) -> Callable[[World, Fault, str], bool]:
+def commit_comes(outcome: str) -> Callable[[World, Fault, str], bool]:
     def carry_out(world: World, _: Fault, __: str) -> bool:
         world.commit_outcome = outcome
         return True
@@ -348,40 +391,3 @@ def pause_dag(world: World, fault: Fault, _: str) -> bool:
 
 def _nothing() -> None:
     """It heals by itself."""
-
-
-KINDS: dict[str, Callable[[World, Fault, str], bool]] = {
-    "agent kill": agent_kill,
-    "agent pause": agent_pause,
-    "agent drain": agent_drain,
-    "keeper kill": keeper_kill,
-    "node crash": node_crash,
-    "disk full": disk_full,
-    "impostor": impostor,
-    "declare dead": declare_dead,
-    "link cut": link_cut,
-    "partition": partition,
-    "slow link": slow_link,
-    "deaf consumer": deaf_consumer,
-    "dispatcher kill": dispatcher_kill,
-    "dispatcher pause": dispatcher_pause,
-    "dispatcher cut": dispatcher_cut,
-    "dispatcher partition": dispatcher_partition,
-    "broker restart": broker_restart,
-    "broker wiped": broker_wiped,
-    "alarm": alarm,
-    "queue deleted": queue_deleted,
-    "message dropped": _tamper("dropped"),
-    "message duplicated": _tamper("duplicated"),
-    "message late": _tamper("late"),
-    "database away": database_away,
-    "commit applied unseen": _commit("applied"),
-    "commit lost": _commit("lost"),
-    "commit late": _commit("late"),
-    "clock jump": clock_jump,
-    "cancel": cancel,
-    "clear": clear,
-    "pause dag": pause_dag,
-}
-#: Those that hit in the middle of what their victim is doing.
-AT_ONCE = frozenset({"agent kill", "node crash", "declare dead", "dispatcher kill"})

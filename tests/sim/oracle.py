@@ -59,6 +59,10 @@ class Oracle:
         self._alarms: list[tuple[float, float]] = []
         self._forfeits = 0
         self._clears = 0
+        self._told: dict[int, str] = {}
+        """By token: on which home its result was when it was first sent."""
+        self._unwritten: set[int] = set()
+        """Tokens of which a disk did not take the result."""
         world.database.check = self._check
         world.database.watch = self._committed
 
@@ -76,6 +80,14 @@ class Oracle:
 
     def asked(self, kind: str, _: dict[str, Any]) -> None:
         self._clears += kind == "clear"
+
+    def unwritten(self, token: int) -> None:
+        """A disk does not take a result."""
+        self._unwritten.add(token)
+
+    def told(self, agent: Agent, token: int) -> None:
+        """A result has been sent: from now on it must survive what its agent survives."""
+        self._told.setdefault(token, agent.node.home)
 
     def reign_begins(self, snapshot: Snapshot, effects: Effects) -> None:
         """Rows in state queued are the outbox: nobody knows whether their messages were sent."""
@@ -100,6 +112,7 @@ class Oracle:
     def _committed(self, epoch: int, writes: Sequence[Write]) -> None:
         world = self._world
         certain = not any(isinstance(x, EndSession) and x.how in _UNSEEN for x in writes)
+        _check_culprits(writes)
         for write in writes:
             match write:
                 case MoveTask():
@@ -129,12 +142,17 @@ class Oracle:
         world = self._world
         world.note("token ends", "db", (write.task_pk, write.token, write.outcome, write.reason))
         world.ledger.close_token(write.token, write.outcome)
-        if write.outcome == "lost" and certain:
+        # Who declares an agent dead that was taken over before ends its tokens, not its session.
+        declared = "was declared dead by" in write.reason
+        if write.outcome == "lost" and certain and not declared:
             self._check_spool(write)
-        if write.outcome in ("success", "skipped"):
-            process = world.ledger.by_token.get(write.token)
-            if process is None or process.exit_code != 0 or process.signal is not None:
-                raise Violation("I1 a success has happened", f"{write}: {process}")
+        process = world.ledger.by_token.get(write.token)
+        by_itself = process is not None and process.signal is None and not process.reason
+        if write.outcome == "released" and by_itself:
+            raise Violation("I1 what has ended is not given back", f"{write}: {process}")
+        succeeded = process is not None and process.exit_code == 0 and process.signal is None
+        if write.outcome in ("success", "skipped") and not succeeded:
+            raise Violation("I1 a success has happened", f"{write}: {process}")
         if write.outcome in ("success", "failed", "skipped"):
             world.step("result committed", world.leader.name, write.token)
 
@@ -146,6 +164,9 @@ class Oracle:
             own = node.name == holder and rows.agents[holder].home_id == node.home
             if own and write.token in node.disk.spool:
                 raise Violation("I1 a spooled result counts", f"{write}")
+            told = self._told.get(write.token) == node.home
+            if own and told and write.token not in self._unwritten:
+                raise Violation("I1 a result that was sent counts", f"{write}")
 
     def _taken_over(self, write: EndSession) -> None:
         world = self._world
@@ -269,6 +290,17 @@ class Oracle:
         won = sum(t.outcome == "success" for (pk, _), t in tries.items() if pk == task_pk)
         if won > 1 + self._clears:
             raise Violation("I1 one accepted success", f"{task_id} has {won}")
+
+
+def _check_culprits(writes: Sequence[Write]) -> None:
+    """What one death of an agent ends for good must be one task."""
+    poisoned = Counter(
+        write.reason.partition("; last: ")[2]
+        for write in writes
+        if isinstance(write, CloseTry) and "agents died while running it" in write.reason
+    )
+    if any(count > 1 for count in poisoned.values()):
+        raise Violation("I3 one death has one culprit", f"{poisoned}")
 
 
 def all_transitions() -> set[Transition]:

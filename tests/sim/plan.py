@@ -5,7 +5,8 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
-from tests.sim.faults import KINDS, Fault
+from tests.sim.faults import Fault
+from tests.sim.kinds import KINDS
 
 
 class Setup(NamedTuple):
@@ -87,6 +88,8 @@ LASTING = frozenset({"adopted", "wished", "stop received", "lapse"})
 #: Faults that cannot follow a step, and why.
 IMPOSSIBLE: dict[tuple[str, str], str] = {
     ("alarm", "blocked"): "publishers are blocked while there is an alarm already",
+    ("stall after alarm", "blocked"): "it raises an alarm, and there is one already",
+    ("alone after alarm", "blocked"): "it raises an alarm, and there is one already",
     ("impostor", "session ended"): "only an impostor's live session is ended, and one is enough",
 }
 CELLS = [(kind, step) for step in STEPS for kind in KINDS if (kind, step) not in IMPOSSIBLE]

@@ -67,7 +67,7 @@ ENDS = DagSpec(
 )
 #: Its task ends when somebody cancels the run, and not before.
 ENDLESS = DagSpec(dag_id="endless", tasks=(_task("endless", queue="q2"),))
-POISON = DagSpec(dag_id="poison", tasks=(_task("deadly"), _task("quick"), _task("quick2")))
+POISON = DagSpec(dag_id="poison", tasks=(_task("deadly"), _task("beside"), _task("beside2")))
 SLOTTED = DagSpec(
     dag_id="slotted",
     tasks=(_task("quick", queue="q2"),),
@@ -81,9 +81,17 @@ SLOTTED = DagSpec(
 
 class Workload:
     """The DAGs of one world, and how its tasks behave. *releases*: some cannot be
-    started. *lasting*: some run for longer than most faults."""
+    started. *lasting*: some run for longer than most faults. *waiting*: what must wait for its
+    agent runs for longer than a takeover takes."""
 
-    def __init__(self, rng: Random, *, releases: bool = False, lasting: bool = False) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        *,
+        releases: bool = False,
+        lasting: bool = False,
+        waiting: bool = False,
+    ) -> None:
         self.specs = [WORK, ENDS]
         if rng.random() < 0.1:
             self.specs.append(POISON)
@@ -104,6 +112,7 @@ class Workload:
         """When somebody cancels what would not end."""
         self.bundle = "0" * 64 if rng.random() < 0.3 else None
         self._refusals = rng.randrange(1, 4) if releases else rng.randrange(4)
+        self._waiting = waiting
         self._longest = rng.choice((8.0, 14.0) if lasting else (1.0, 2.0, 2.0, 8.0, 14.0))
 
     def behaviour(self, task: wire.Task, rng: Random) -> Behaviour:
@@ -114,6 +123,8 @@ class Workload:
                 return Behaviour(short, exit_code=1 if task.try_number == 1 else 0)
             case "bad":
                 return Behaviour(short, exit_code=1)
+            case "kept" if self._waiting:
+                return Behaviour(rng.uniform(8.0, 16.0))
             case "long" | "kept" | "frail":
                 return Behaviour(rng.uniform(0.2, self._longest), stubborn=rng.random() < 0.2)
             case "stubborn":
@@ -122,6 +133,8 @@ class Workload:
                 return Behaviour(10_000.0)
             case "deadly":
                 return Behaviour(1.0, deadly=True)
+            case "beside" | "beside2":
+                return Behaviour(rng.uniform(0.7, 2.0))
             case _:
                 return Behaviour(short)
 

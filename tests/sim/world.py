@@ -14,7 +14,7 @@ from dispatcher.core.records import Intent, Write
 from dispatcher.core.state import Instant, Rules
 from flow import topology, wire
 from flow.errors import StoreError
-from tests.sim import faults
+from tests.sim import kinds
 from tests.sim.broker import ModelBroker
 from tests.sim.database import ModelDatabase
 from tests.sim.dispatcher import Dispatcher
@@ -29,6 +29,8 @@ from tests.sim.schedule import Schedule
 from tests.sim.tampering import Tampering
 from tests.sim.workload import START, Workload
 
+#: Asked about a step: of whom it was, and its detail.
+Watch = Callable[[str, object], bool]
 #: Seconds until everything must be at rest once the last fault is healed: a takeover (lease, grace
 #: and a pulse), then what is left of the work, some of it a second and third time.
 BOUND = 60.0
@@ -82,9 +84,13 @@ class World:
         """How the next commit comes out, if not well: applied, lost or late."""
         self.ledger = Ledger()
         self.oracle = Oracle(self)
+        self.claim_interval = self.rng.choice((0.15, 0.7, 0.7))
         steps = {fault.step for fault in plan}
         self.workload = Workload(
-            self.rng, releases=bool(steps & RELEASES), lasting=bool(steps & LASTING)
+            self.rng,
+            releases=bool(steps & RELEASES),
+            lasting=bool(steps & LASTING) or any(fault.kind == "agent pause" for fault in plan),
+            waiting=any(fault.kind == "exile" for fault in plan),
         )
         self.database.add_dags(self.workload.specs, self.workload.bundle)
         self.steps: Counter[str] = Counter()
@@ -110,6 +116,7 @@ class World:
         self._at_rest = False
         self._triggers: dict[str, list[list[Any]]] = {}
         self._timed = 0
+        self._watches: dict[str, list[Watch]] = {}
         for fault in plan:
             self._plan(fault)
 
@@ -142,6 +149,21 @@ class World:
                 if entry[0] <= 0:
                     waiting.remove(entry)
                     self._strike(entry[1], who, name)
+        for watch in tuple(self._watches.get(name, ())):
+            if watch(who, detail):
+                self._unwatch(name, watch)
+
+    def upon(self, step: str, watch: Watch, *, patience: float) -> None:
+        """A fault waits for a step, for *patience* seconds at most: *watch* is asked whenever it
+        happens, of whom and with which detail, and says whether that was the one."""
+        self._watches.setdefault(step, []).append(watch)
+        self.disturbances += 1
+        self.schedule.after(patience, partial(self._unwatch, step, watch))
+
+    def _unwatch(self, step: str, watch: Watch) -> None:
+        if watch in self._watches[step]:
+            self._watches[step].remove(watch)
+            self.healed()
 
     def note(self, name: str, who: str, detail: object = None) -> None:
         """Something for the history."""
@@ -166,7 +188,7 @@ class World:
         if self.schedule.now > HORIZON:
             return
         self.disturbances += 1
-        if fault.kind in faults.AT_ONCE:
+        if fault.kind in kinds.AT_ONCE:
             self._inject(fault, who, step)
         else:
             self.schedule.after(0.0, partial(self._inject, fault, who, step))
@@ -174,7 +196,7 @@ class World:
     def _inject(self, fault: Fault, who: str, step: str) -> None:
         try:
             self.note("FAULT", who, fault)
-            if faults.KINDS[fault.kind](self, fault, who):
+            if kinds.KINDS[fault.kind](self, fault, who):
                 self._count(fault, step)
         except Exception:
             self._count(fault, step)  # it has killed who led here
