@@ -272,9 +272,9 @@ class HostileWorld(RuleBasedStateMachine):
         world.flush()
         self.ask("unpause")
         world.pass_time(LEASE + 30.0, returning=True)
-        # The first hello may come from another home than the one before, which cannot end tasks
-        # that wait for theirs; the second one does.
-        for agent in AGENTS * 2:
+        # An agent may have left for another home than the one that its tasks wait for.
+        for agent in AGENTS:
+            self.ask("declare_dead", agent=agent)
             self.agents.hello_of_new_process(agent)
         for _ in range(60 * (1 + self.triggered)):
             if not world.core.state.runs:
