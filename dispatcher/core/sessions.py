@@ -1,7 +1,8 @@
 """Agent sessions: hello, heartbeat, goodbye, and what ends with them.
 
-A token leaves ``running`` in four ways only: finished, released, a higher session's hello or a
-goodbye, and silence confirmed by a marker within one reign.
+A token leaves ``running`` in these ways only: finished, released, a higher session's hello or a
+goodbye, silence confirmed by a pulse within one reign (``leases``), and the word of somebody who
+vouches that the agent is dead (:func:`declare_dead`).
 """
 
 from __future__ import annotations
