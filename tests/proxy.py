@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import struct
 from collections.abc import Coroutine
-from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -34,7 +34,7 @@ class Proxy:
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self._target = (host, port)
         self._tls = tls
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._outward = asyncio.Event()
         self._inward = asyncio.Event()
         self.release()
@@ -69,17 +69,20 @@ class Proxy:
 
     async def accept(self) -> None:
         """Listen (again)."""
-        if self._server is None:
-            self._server = await asyncio.start_server(
-                self._serve, "127.0.0.1", self.port, ssl=self._tls
-            )
-            self.port = self._server.sockets[0].getsockname()[1]
+        if self._listener is None:
+            # Not asyncio's server: that one leaks the connection that it accepts in the same
+            # turn of the loop as its close() (https://github.com/python/cpython/issues/109564).
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            self._listener.setblocking(False)
+            asyncio.get_running_loop().add_reader(self._listener, self._accept_one, self._listener)
+            self.port = self._listener.getsockname()[1]
 
     def refuse(self) -> None:
         """Refuse new connections; those that exist live on."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     def hold(self, *, outward: bool = True, inward: bool = True) -> None:
         """Forward nothing, not even that a side has closed: to each side the other is silent.
@@ -106,10 +109,10 @@ class Proxy:
     def cut(self) -> None:
         """Reset every connection, towards both sides."""
         for writer in self._writers:
-            socket = writer.get_extra_info("socket")
+            connection = writer.get_extra_info("socket")
             # Lingering for zero seconds makes the kernel send RST instead of FIN.
             with contextlib.suppress(OSError):  # it may be closed already
-                socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
         for session in self._sessions:
             session.cancel()
@@ -127,15 +130,32 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._server is None:  # accepted just before it was to be refused
-            writer.transport.abort()
+    def _accept_one(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # who asked has gone again
             return
-        session = asyncio.create_task(self._session(reader, writer))
+        connection.setblocking(False)
+        session = asyncio.create_task(self._serve(connection))
         self._sessions.add(session)
         session.add_done_callback(self._sessions.discard)
         # Also of one that was cancelled before it began.
-        session.add_done_callback(lambda _: writer.transport.abort())
+        session.add_done_callback(lambda _: connection.close())
+
+    async def _serve(self, connection: socket.socket) -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=self._tls
+            )
+        except OSError:  # among them what TLS has to object
+            return
+        try:
+            await self._session(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        finally:
+            transport.abort()
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
