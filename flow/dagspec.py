@@ -35,6 +35,21 @@ MAX_XCOM_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one try takes of its node. ``None``: what the agent's settings say."""
+
+    slots: int = 1
+    gpus: int = 0
+    """Devices of its own."""
+    memory: int | None = None
+    """The most its processes may use together, in bytes."""
+    cpus: float | None = None
+    """CPUs' worth of time, at the most."""
+    pids: int | None = None
+    """Processes and threads, at the most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
     """One task of a DAG. Durations are in seconds."""
 
@@ -55,6 +70,7 @@ class TaskSpec:
     trigger_rule: str = "all_success"
     depends_on_past: bool = False
     """It waits for itself in the DAG's previous run by schedule."""
+    resources: Resources = Resources()
     owner: str = "flow"
     line: int = 0
 
@@ -99,7 +115,13 @@ class DagSpec:
         try:
             data = json.loads(text)
             tasks = tuple(
-                TaskSpec(**{**_known(TaskSpec, task), "upstream": tuple(task["upstream"])})
+                TaskSpec(
+                    **{
+                        **_known(TaskSpec, task),
+                        "upstream": tuple(task["upstream"]),
+                        "resources": Resources(**_known(Resources, task.get("resources", {}))),
+                    }
+                )
                 for task in data["tasks"]
             )
             tags = tuple(data.get("tags", ()))
@@ -110,5 +132,5 @@ class DagSpec:
             ) from None
 
 
-def _known(cls: type[TaskSpec | DagSpec], data: Mapping[str, Any]) -> dict[str, Any]:
+def _known(cls: type[TaskSpec | DagSpec | Resources], data: Mapping[str, Any]) -> dict[str, Any]:
     return {field.name: data[field.name] for field in fields(cls) if field.name in data}

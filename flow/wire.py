@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 
 from flow.bundle import Digest
-from flow.dagspec import MAX_XCOM_BYTES, OnAgentLost
+from flow.dagspec import MAX_XCOM_BYTES, OnAgentLost, Resources
 from flow.errors import MessageError
 
 VERSION = 1
@@ -25,6 +25,7 @@ MAX_BYTES = MAX_XCOM_BYTES + 1024 * 1024
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 ExitCode = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Text = Annotated[str, msgspec.Meta(pattern=r"^[^\0]*$")]
 
 
@@ -64,6 +65,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     """Path of the DAG file in that folder."""
     line: int = 0
     """Where the task is in that file."""
+    resources: Resources = Resources()
 
 
 # -- events, from an agent (all on one channel, in order) --------------------------------------
@@ -103,6 +105,16 @@ class Hello(Event, frozen=True, kw_only=True, tag="hello"):
     software: str = ""
     suspended: Text = ""
     """Why nothing new may start there for now, if so: its disk is full."""
+    cores: Count = 0
+    """CPUs of the machine that it may use; 0 from agents that do not say."""
+    memory: Number = 0
+    """Of the machine, in bytes."""
+    gpus: tuple[Text, ...] = ()
+    """Its devices, one text each, as it gives them to tasks: ``0: NVIDIA A100-SXM4-80GB``."""
+    gpu_share: Count = 1
+    """How many tasks may have one device at the same time."""
+    limits: bool = False
+    """Whether it can hold tasks to memory, cpus and pids."""
 
 
 class Claim(Event, frozen=True, kw_only=True, tag="claim"):
@@ -113,6 +125,8 @@ class Claim(Event, frozen=True, kw_only=True, tag="claim"):
     try_number: Count
     queue: Text
     free_slots: Count
+    free_gpus: Count | None = None
+    """``None`` from agents that do not say."""
 
 
 class Heartbeat(Event, frozen=True, kw_only=True, tag="heartbeat"):
@@ -157,6 +171,10 @@ class Finished(Event, frozen=True, kw_only=True, tag="finished"):
     """A failure that no retry would mend."""
     xcom: dict[Text, msgspec.Raw] = {}
     """What the try has pushed, by key: JSON as the task wrote it."""
+    memory_peak: Number | None = None
+    """The most its processes used together, in bytes, where the node measures it."""
+    cpu_seconds: Seconds | None = None
+    """CPU time of all its processes, likewise."""
 
 
 class Release(Event, frozen=True, kw_only=True, tag="release"):

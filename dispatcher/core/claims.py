@@ -65,6 +65,8 @@ def finished(state: State, agent: Agent, message: Finished, now: Instant, out: E
         exit_code=message.exit_code,
         started_at=_moment(message.started_at),
         ended_at=_moment(message.ended_at),
+        memory_peak=message.memory_peak,
+        cpu_seconds=message.cpu_seconds,
     )
     xcoms.keep(state, task, message, now, out)
     match message.state:

@@ -85,6 +85,8 @@ class Ending:
     exit_code: int | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    memory_peak: int | None = None
+    cpu_seconds: float | None = None
 
 
 class Wished(NamedTuple):
@@ -125,6 +127,8 @@ def end_token(
             reason=ending.reason,
             started_at=ending.started_at,
             ended_at=ending.ended_at,
+            memory_peak=ending.memory_peak,
+            cpu_seconds=ending.cpu_seconds,
         )
     )
     move_task(state, task, event, now, out, actor=ending.actor, reason=ending.reason, **values)

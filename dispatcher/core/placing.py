@@ -91,6 +91,7 @@ def publication(state: State, task: TaskRow) -> Task:
         bundle=run.row.bundle,
         dag_file=run.plan.spec.file or None,
         line=spec.line,
+        resources=spec.resources,
     )
 
 

@@ -124,6 +124,18 @@ class AgentRow:
     software: str = ""
     suspended: str = ""
     """Why it starts nothing new for now, if so."""
+    cores: int = 0
+    memory: int = 0
+    """Bytes."""
+    gpus: tuple[str, ...] = ()
+    gpu_share: int = 1
+    limits: bool = False
+    """As in :class:`flow.wire.Hello`, all five."""
+    drained: str = ""
+    """Who wants it to take nothing new, and why; empty: nobody. Outlives its sessions."""
+    wanted_queues: tuple[str, ...] | None = None
+    """What it was told to serve in the place of its settings, until somebody takes it back."""
+    wanted_slots: int | None = None
     last_heartbeat: datetime | None = None
 
 
@@ -274,6 +286,9 @@ class CloseTry:
     reason: str = ""
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    memory_peak: int | None = None
+    """Bytes."""
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,8 @@ def hello(state: State, message: Hello, now: Instant, out: Effects) -> None:
         agent = state.agents[message.agent] = Agent(row, heard=now.mono, spoke=now.mono)
     else:
         older, agent.row = agent.row, row
+        row.drained = older.drained
+        row.wanted_queues, row.wanted_slots = older.wanted_queues, older.wanted_slots
         agent.heard = agent.spoke = now.mono
         if message.session > older.session:
             _supersede(state, agent, older, message, now, out)
@@ -83,6 +85,11 @@ def _row_of(message: Hello, now: Instant) -> AgentRow:
         software=message.software,
         suspended=message.suspended,
         last_heartbeat=now.wall,
+        cores=message.cores,
+        memory=message.memory,
+        gpus=message.gpus,
+        gpu_share=message.gpu_share,
+        limits=message.limits,
     )
 
 

@@ -9,7 +9,7 @@ from peewee import Database, SqliteDatabase, fn
 from dispatcher.core.records import AgentRow, Intent, LoadedRun, RunRow, Snapshot, TaskRow
 from dispatcher.store import history, models
 from dispatcher.store.database import errors_translated, transaction
-from dispatcher.store.rows import dag_query, dag_records, fetch, records, select
+from dispatcher.store.rows import AGENT_LISTS, dag_query, dag_records, fetch, records, select
 from flow.dagspec import DagSpec
 from flow.states import RUN_TERMINAL, RunState
 
@@ -44,7 +44,7 @@ def load(database: Database) -> Snapshot:
         versions={key: DagSpec.from_json(spec) for key, spec in versions},
         runs=tuple(records(run, RunRow, runs)),
         tasks=tuple(records(task, TaskRow, tasks)),
-        agents=tuple(records(agent, AgentRow, agents, queues=tuple)),
+        agents=tuple(records(agent, AgentRow, agents, **AGENT_LISTS)),
         last_scheduled=last,
         past=past,
         last_run_pk=last_run or 0,

@@ -200,6 +200,9 @@ class TaskTry(Table):
     reason = FreeTextField()
     started_at = UtcField(null=True)
     ended_at = UtcField(null=True)
+    memory_peak = BigIntegerField(null=True)
+    """The most its processes used together, in bytes, where the node measures it."""
+    cpu_seconds = DoubleField(null=True)
 
     class Meta:
         table_name = "task_try"
@@ -243,6 +246,14 @@ class Agent(Table):
     software = FreeTextField()
     suspended = FreeTextField()
     last_heartbeat = UtcField(null=True)
+    cores = BigIntegerField(default=0)
+    memory = BigIntegerField(default=0)
+    gpus = JsonField(default=())
+    gpu_share = BigIntegerField(default=1)
+    limits = BooleanField(default=False)
+    drained = FreeTextField(default="")
+    wanted_queues = JsonField(null=True)
+    wanted_slots = BigIntegerField(null=True)
 
 
 class AgentSession(Table):

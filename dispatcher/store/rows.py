@@ -16,6 +16,13 @@ Record = TypeVar("Record")
 Row = TypeVar("Row")
 Raw = tuple[Any, ...]
 
+#: JSON has no tuples: for :func:`records` of agents.
+AGENT_LISTS: dict[str, Callable[[Any], Any]] = {
+    "queues": tuple,
+    "gpus": tuple,
+    "wanted_queues": lambda value: None if value is None else tuple(value),
+}
+
 #: Rows per statement: SQLite allows 32,766 parameters, and a task has 18 columns.
 _CHUNK = 1000
 

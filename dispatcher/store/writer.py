@@ -216,6 +216,8 @@ def _close_try(database: Database, close: CloseTry) -> None:
         reason=close.reason,
         started_at=close.started_at,
         ended_at=close.ended_at,
+        memory_peak=close.memory_peak,
+        cpu_seconds=close.cpu_seconds,
     ).where(
         TaskTry.task == close.task_pk,
         TaskTry.try_number == close.try_number,

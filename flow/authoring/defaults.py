@@ -31,6 +31,11 @@ if TYPE_CHECKING:
         trigger_rule: str
         depends_on_past: bool
         python: str | PathLike[str] | None
+        slots: int
+        gpus: int
+        memory: str | int | None
+        cpus: float | None
+        pids: int | None
         owner: str
 
 
@@ -54,6 +59,11 @@ OPERATOR_ARGUMENTS: Mapping[str, Argument] = {
     "trigger_rule": Argument("all_success", values.one_of(*TRIGGER_RULES)),
     "depends_on_past": Argument(False, values.boolean),  # noqa: FBT003  a default like the others
     "python": Argument(None, values.optional(values.interpreter)),
+    "slots": Argument(1, values.integer(1, 10_000)),
+    "gpus": Argument(0, values.integer(0, 1_000)),
+    "memory": Argument(None, values.optional(values.memory)),
+    "cpus": Argument(None, values.optional(values.cpus)),
+    "pids": Argument(None, values.optional(values.integer(1))),
     "owner": Argument("flow", values.owner),
 }
 

@@ -9,7 +9,7 @@ from flow.authoring import collect, values
 from flow.authoring.dag import DAG
 from flow.authoring.defaults import read_arguments, read_default_args
 from flow.authoring.references import XComArg
-from flow.dagspec import TaskSpec
+from flow.dagspec import Resources, TaskSpec
 from flow.names import TASK_ID
 
 if TYPE_CHECKING:
@@ -116,6 +116,13 @@ class Operator:
             on_agent_lost=given["on_agent_lost"],
             trigger_rule=given["trigger_rule"],
             depends_on_past=given["depends_on_past"],
+            resources=Resources(
+                slots=given["slots"],
+                gpus=given["gpus"],
+                memory=given["memory"],
+                cpus=given["cpus"],
+                pids=given["pids"],
+            ),
             owner=given["owner"],
             line=self.location.line,
         )
@@ -156,7 +163,9 @@ class BashOperator(Operator):
     with the highest ``priority_weight`` goes first. ``on_agent_lost`` says what happens when the
     node vanishes: ``"rerun"``, ``"fail"``, or ``"wait"`` until it is known to have ended.
     ``trigger_rule`` says after which ends of the tasks above it begins; with ``depends_on_past``
-    it also waits for itself in the DAG's previous run by schedule. Templates in
+    it also waits for itself in the DAG's previous run by schedule. It takes ``slots`` of the
+    agent's and ``gpus`` of its devices, and is held to ``memory`` (``"4G"``), ``cpus`` and
+    ``pids`` where the node can do that. Templates in
     ``bash_command`` and ``env`` are rendered on the node.
     """
 

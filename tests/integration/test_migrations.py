@@ -20,7 +20,8 @@ from flow.errors import SchemaError, StoreError
 from tests.contract.store_fixtures import START, reign_with_run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LATEST = "0001_initial"
+ALL = ["0001_initial", "0002_nodes"]
+LATEST = ALL[-1]
 
 _MIGRATE_WHEN_TOLD = """
 import sys
@@ -50,7 +51,7 @@ def database(url: str) -> Iterator[Database]:
 
 
 def test_migrating_from_nothing_makes_a_store_that_works(database: Database) -> None:
-    assert migrate(database) == [LATEST]
+    assert migrate(database) == ALL
     check_schema(database)
     assert reign_with_run(Store(database)) == 1
 
@@ -61,6 +62,25 @@ def test_a_second_migration_finds_nothing_to_do(database: Database) -> None:
     before = Store(database).load()
     assert migrate(database) == []
     assert Store(database).load() == before
+
+
+def test_agents_of_the_first_release_are_kept_with_nothing_known_of_their_nodes(
+    database: Database,
+) -> None:
+    if isinstance(database, SqliteDatabase):
+        Path(database.database).parent.mkdir()
+    with database.connection_context():
+        Runner(database, str(dispatcher.store.schema.MIGRATIONS)).up(ALL[0])
+        database.execute_sql(
+            "INSERT INTO agent (name, session, state, home_id, boot_id, incarnation, queues, slots,"
+            " lease, software, suspended) VALUES ('node1', 3, 'online', 'h', 'b', 'i', '[\"q1\"]',"
+            " 4, 60.0, 'flow 0.1', '')"
+        )
+    assert migrate(database) == ALL[1:]
+    [kept] = Store(database).load().agents
+    assert (kept.name, kept.session, kept.queues, kept.slots) == ("node1", 3, ("q1",), 4)
+    assert (kept.gpus, kept.gpu_share, kept.limits, kept.drained) == ((), 1, False, "")
+    assert (kept.wanted_queues, kept.wanted_slots) == (None, None)
 
 
 def test_several_processes_may_migrate_at_once(url: str) -> None:
@@ -83,7 +103,7 @@ def test_several_processes_may_migrate_at_once(url: str) -> None:
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 0
         outputs.append(output)
-    assert sorted(outputs) == ["\n", "\n", "\n", f"{LATEST}\n"]
+    assert sorted(outputs) == ["\n", "\n", "\n", f"{','.join(ALL)}\n"]
 
 
 def test_the_models_are_what_the_migrations_make(database: Database) -> None:
@@ -143,7 +163,8 @@ def test_missing_migrations_are_named(database: Database, tmp_path: Path) -> Non
     with pytest.raises(SchemaError) as caught:
         check_schema(open_database(f"sqlite:///{empty}"))
     assert str(caught.value) == (
-        f"database {empty}: expected migration {LATEST!r}, got a schema without {LATEST}; "
+        f"database {empty}: expected migration {LATEST!r}, got a schema without "
+        f"{', '.join(ALL)}; "
         "run `flow db migrate`"
     )
     migrate(database)
@@ -165,7 +186,7 @@ def test_a_failed_migration_leaves_nothing_behind_and_can_be_repeated(
 ) -> None:
     folder = tmp_path / "migrations"
     shutil.copytree(dispatcher.store.schema.MIGRATIONS, folder)
-    broken = folder / "0002_broken.py"
+    broken = folder / "0099_broken.py"
     broken.write_text(
         "def up(migrator, db):\n"
         "    db.execute_sql('CREATE TABLE half (id INTEGER)')\n"
@@ -178,7 +199,7 @@ def test_a_failed_migration_leaves_nothing_behind_and_can_be_repeated(
         assert "half" not in database.get_tables()
     # Of another size: Python takes a compiled file for current by its seconds and its size.
     broken.write_text(broken.read_text().replace("TABEL", "TABLE") + "# mended\n")
-    assert migrate(database)[-1] == "0002_broken"
+    assert migrate(database)[-1] == "0099_broken"
     with database.connection_context():
         assert {"half", "rest"} <= set(database.get_tables())
 
@@ -209,7 +230,7 @@ def test_the_migrations_are_found_in_an_installed_package(tmp_path: Path) -> Non
         cwd=tmp_path,
         check=True,
     )
-    assert done.stdout == f"ready\n{LATEST}\n"
+    assert done.stdout == f"ready\n{','.join(ALL)}\n"
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import flow
 from flow import DAG, BashOperator, chain
-from flow.dagspec import TaskSpec
+from flow.dagspec import Resources, TaskSpec
 from flow.errors import DagError
 from tests.unit.authored import author, upstream
 
@@ -30,6 +30,7 @@ with DAG(
         task_id="t", bash_command="echo hi", queue="q1", retries=2,
         retry_delay=timedelta(minutes=1), execution_timeout=90, env={"A": "b"}, cwd="/tmp",
         priority_weight=-5, on_agent_lost="wait",
+        slots=2, gpus=1, memory="1.5G", cpus=0.5, pids=500,
     )
 """
     )
@@ -52,6 +53,7 @@ with DAG(
             execution_timeout=90.0,
             priority_weight=-5,
             on_agent_lost="wait",
+            resources=Resources(slots=2, gpus=1, memory=3 << 29, cpus=0.5, pids=500),
             owner="me",
             line=9,
         ),

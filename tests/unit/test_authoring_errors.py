@@ -14,8 +14,8 @@ DAG_NAMES = (
     "params, schedule, start_date, tags, timezone"
 )
 TASK_NAMES = (
-    "cwd, depends_on_past, env, execution_timeout, on_agent_lost, owner, priority_weight, "
-    "python, queue, retries, retry_delay, trigger_rule"
+    "cpus, cwd, depends_on_past, env, execution_timeout, gpus, memory, on_agent_lost, owner, "
+    "pids, priority_weight, python, queue, retries, retry_delay, slots, trigger_rule"
 )
 
 
@@ -174,6 +174,22 @@ def test_a_dag_that_is_wrong(arguments: str, text: str) -> None:
             "retries=1.5",
             "argument 'retries': expected a whole number from 0 to 2147483647, got 1.5",
         ),
+        (
+            "memory='4 GB'",
+            (
+                "argument 'memory': expected a size from 1M, such as '512M' or '4G', or a number "
+                "of bytes, got '4 GB'"
+            ),
+        ),
+        (
+            "memory=4",
+            (
+                "argument 'memory': expected a size from 1M, such as '512M' or '4G', or a number "
+                "of bytes, got 4"
+            ),
+        ),
+        ("cpus=0", "argument 'cpus': expected a number of CPUs from 0.01 to 10000, got 0"),
+        ("slots=0", "argument 'slots': expected a whole number from 1 to 10000, got 0"),
         (
             "retry_delay='5m'",
             (

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flow import wire
+from flow.dagspec import Resources
 from flow.errors import MessageError
 
 GOLDEN = Path(__file__).resolve().parent.parent / "wire"
@@ -204,6 +205,17 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
         min_size=1,
         max_size=3,
     ).map(tuple),
+    "Number | None": st.none() | numbers,
+    "Count | None": st.none() | counts,
+    "Seconds | None": st.none() | st.floats(0, 1e12),
+    "Resources": st.builds(
+        Resources,
+        slots=counts,
+        gpus=counts,
+        memory=st.none() | numbers,
+        cpus=st.none() | finite,
+        pids=st.none() | counts,
+    ),
     "OnAgentLost": st.sampled_from(["rerun", "fail", "wait"]),
     "Literal['success', 'failed', 'skipped']": st.sampled_from(["success", "failed", "skipped"]),
 }
