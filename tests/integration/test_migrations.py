@@ -71,7 +71,7 @@ def test_agents_of_the_first_release_are_kept_with_nothing_known_of_their_nodes(
         Path(database.database).parent.mkdir()
     with database.connection_context():
         Runner(database, str(dispatcher.store.schema.MIGRATIONS)).up(ALL[0])
-        database.execute_sql(
+        database.execute_sql(  # type: ignore[no-untyped-call]
             "INSERT INTO agent (name, session, state, home_id, boot_id, incarnation, queues, slots,"
             " lease, software, suspended) VALUES ('node1', 3, 'online', 'h', 'b', 'i', '[\"q1\"]',"
             " 4, 60.0, 'flow 0.1', '')"
