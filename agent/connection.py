@@ -115,11 +115,22 @@ class AgentConnection:
         """Everything that a connection of an agent consists of, but its task consumers: those
         wait for the hello."""
         control = topology.control_queue(self._name, self._suffix())
-        for spec in (control, *(topology.task_queue(queue) for queue in self._queues)):
-            await link.declare(spec)
+        await link.declare(control)
+        for queue in self._queues:
+            await self._make(link, queue)
         live = _Live(link, await link.outlet())
         await link.consume(control.name, self._on_control, prefetch=CONTROL_PREFETCH)
         return live
+
+    async def _make(self, link: Link, queue: str) -> None:
+        """Declare *queue* if it is missing. An agent with no more rights than it needs may not:
+        then a dispatcher does, who reads of it in the hello."""
+        spec = topology.task_queue(queue)
+        if await link.ready_count(spec.name) is None:
+            try:
+                await link.declare(spec)
+            except BrokerRefused as error:
+                log.debug("left to the dispatcher: %s", error)
 
     def _show(self, status: str, level: int = logging.WARNING) -> None:
         """One line per change, not one per attempt."""
@@ -149,18 +160,45 @@ class AgentConnection:
             delivery.ack()
 
     async def consume(self) -> None:
-        """Begin to receive tasks."""
-        live = self._live
+        """Begin to receive tasks; from a queue that is missing as soon as somebody has made it."""
+        live, queues, slots, pause = self._live, self._queues, self._slots, FIRST_PAUSE
         if live is None:
             return
         try:
-            for queue in self._queues:
-                receive = partial(self._on_task, live, queue)
-                name = topology.task_queue(queue).name
-                await live.link.consume(name, receive, prefetch=self._slots)
+            while missing := [
+                queue for queue in queues if not await self._consume_from(live, queue, slots)
+            ]:
+                wanted = ", ".join(missing)
+                self._show(f"waiting for a dispatcher to make what is missing: queue {wanted}")
+                await asyncio.sleep(pause)
+                if self._live is not live:
+                    return
+                queues, pause = tuple(missing), min(2 * pause, LONGEST_PAUSE)
         except TransportError as error:
             self._show(f"cannot consume: {error}")
             await live.link.close()
+            return
+        self._show(f"connected; serving {', '.join(self._queues)}", logging.INFO)
+
+    async def _consume_from(self, live: _Live, queue: str, slots: int) -> bool:
+        """Whether there is such a queue."""
+        name = topology.task_queue(queue).name
+        if await live.link.ready_count(name) is None:
+            return False
+        await live.link.consume(name, partial(self._on_task, live, queue), prefetch=slots)
+        return True
+
+    def serve(self, queues: tuple[str, ...], slots: int) -> None:
+        """From the next link on consume *queues*, *slots* messages of each at a time."""
+        self._queues, self._slots = queues, slots
+        if self._live is None:
+            # A link that is just being built was begun for the old ones.
+            self._again.set()
+
+    @property
+    def status(self) -> str:
+        """What was last said of the connection, for people."""
+        return self._status
 
     def reconnect(self) -> None:
         """Drop the link, if there is one, and connect at once."""
@@ -189,6 +227,12 @@ class AgentConnection:
             message = wire.decode(delivery.body)
             if not isinstance(message, wire.Reply):
                 raise MessageError(f"message: expected a reply, got a {type(message).__name__}")
+        except wire.NewerVersion as error:
+            # Whatever it was is said again until it is understood: nothing is lost with it. What a
+            # dispatcher says tells its version; a task may have been left by one that is gone.
+            self._post(on.Unreadable(error.version))
+            delivery.ack()
+            return
         except MessageError as error:
             self._park("control", str(error), delivery)
             return

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ class StartTask:
     """Seconds until the keeper ends it as with :meth:`Keeper.kill`."""
     grace: float = 5.0
     """Seconds between SIGTERM and SIGKILL when ``timeout`` is reached."""
+    held_fds: Sequence[int] = ()
+    """Handed over likewise: the keeper keeps them open until nothing of the task is left, and with
+    them the locks that they hold."""
+    limits: Mapping[str, str] = field(default_factory=dict)
+    """What its cgroup is held to: values by the names of its files. Only with ``cgroups``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,13 @@ class TaskExited:
     """Seconds of CLOCK_BOOTTIME from start to end of the main process."""
     cpu: float
     """Seconds of user and system time of the main process and the children it waited for."""
+    memory_peak: int | None = None
+    """The most that its cgroup held, in bytes; None where there is none, or no such figure."""
+    cpu_seconds: float | None = None
+    """Seconds of user and system time of everything that was in its cgroup, likewise."""
+    out_of_memory: str = ""
+    """The kernel killed in it for want of memory: ``limit``, its own is reached; ``node``, that of
+    something above it is, or of the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +167,7 @@ class Keeper:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._stopping = False
         self._writing = False
+        self._asked_at: float | None = None
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the keeper process has died without having been told to stop."""
         self._loop.add_reader(self._pidfd, self._on_death)
@@ -162,14 +175,20 @@ class Keeper:
 
     @classmethod
     async def launch(
-        cls, *, state_id: str, session: int, on_event: Callable[[KeeperEvent], None]
+        cls,
+        *,
+        state_id: str,
+        session: int,
+        on_event: Callable[[KeeperEvent], None],
+        cgroups: Path | None = None,
     ) -> Keeper:
-        """Start a keeper for *session* of the agent whose state directory has *state_id*.
+        """Start a keeper for *session* of the agent whose state directory has *state_id*. Its tasks
+        get cgroups of their own in *cgroups*, where this process is in ``agent``.
 
         There is no deadline until :meth:`set_deadline`. ``on_event`` is called in this event loop.
         Raises :class:`FlowError` when the process does not come up within READY_WITHIN.
         """
-        process, end = _spawn(state_id, session)
+        process, end = _spawn(state_id, session, cgroups)
         keeper = cls(process, Channel(end), on_event)
         try:
             await asyncio.wait(
@@ -196,6 +215,8 @@ class Keeper:
 
     def start(self, task: StartTask) -> None:
         """Start *task*; TaskStarted or StartFailed follows. ``output_fd`` is closed here."""
+        for held in task.held_fds:
+            self._send({"do": "hold", "token": task.token}, held)
         self._send(
             {
                 "do": "start",
@@ -206,6 +227,7 @@ class Keeper:
                 "keep": task.keep,
                 "timeout": task.timeout,
                 "grace": task.grace,
+                "limits": dict(task.limits),
             },
             task.output_fd,
         )
@@ -231,6 +253,18 @@ class Keeper:
         There is no deadline then until the next :meth:`set_deadline`.
         """
         self._send({"do": "session", "session": session})
+
+    def ping(self) -> None:
+        """Ask for a sign of life, unless one is waited for."""
+        if self._asked_at is None and not self._ended.done():
+            self._asked_at = self._loop.time()
+            self._send({"do": "ping"})
+
+    @property
+    def silence(self) -> float:
+        """For how many seconds a :meth:`ping` has had no answer; 0.0 while none is waited for."""
+        waiting = self._asked_at is not None and not self._ended.done()
+        return self._loop.time() - (self._asked_at or 0.0) if waiting else 0.0
 
     def destroy(self) -> None:
         """SIGKILL to the keeper itself, which does not do its work: ``lost`` follows."""
@@ -284,7 +318,9 @@ class Keeper:
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         kind = message.pop("is")
-        if kind != "ready":
+        if kind == "pong":
+            self._asked_at = None
+        elif kind != "ready":
             # Not called from here: an exception in one event must not lose those read with it.
             self._loop.call_soon(self._on_event, _EVENTS[kind](**message))
         elif not self._ready.done():
@@ -311,7 +347,9 @@ class Keeper:
             self._channel.close()
 
 
-def _spawn(state_id: str, session: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _spawn(
+    state_id: str, session: int, cgroups: Path | None
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start a keeper process, with nothing of the agent's environment but its marks."""
     ours, theirs = socket.socketpair()
     try:
@@ -319,6 +357,7 @@ def _spawn(state_id: str, session: int) -> tuple[subprocess.Popen[bytes], socket
             [
                 *(sys.executable, "-I", "-S", "-X", "utf8", str(_MAIN)),
                 *(str(theirs.fileno()), str(os.getpid()), state_id, str(session)),
+                str(cgroups or ""),
             ],
             env={MARK: mark(state_id, session), KEEPER: "1"},
             stdin=subprocess.DEVNULL,

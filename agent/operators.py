@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from agent.gpus import Gpus
 from agent.interpreters import Interpreters, NoInterpreter
 from agent.jobs import OWN_PYTHON, START, JobFolder, write_job
 from flow.errors import FlowError, nearest
@@ -19,7 +20,7 @@ from flow.wire import Grant, Task
 #: What a task sees of the agent's own environment, where it is set.
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 #: The agent's settings: they hold passwords and are no task's business, not even by pass_env.
-PRIVATE = ("FLOW_BROKER", "FLOW_DATABASE", "FLOW_CONFIG")
+PRIVATE = ("FLOW_BROKER", "FLOW_DATABASE", "FLOW_CONFIG", "CREDENTIALS_DIRECTORY")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -79,6 +80,7 @@ class Preparer:
     """Absolute path, or None where there is none."""
     interpreters: Interpreters = field(default_factory=Interpreters)
     xcom_max_bytes: int = 256 * 1024
+    gpus: Gpus = field(default_factory=Gpus)
 
     @classmethod
     def find(

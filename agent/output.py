@@ -44,7 +44,7 @@ class TaskLog:
         self._task = task
         self._token = token
         self._limit = limit
-        self._key = log_key(task.dag_id, task.task_id)
+        self._key = log_key(sender.agent, task.dag_id, task.task_id)
         self._headers: dict[str, str | int] = {
             "run_id": task.run_id,
             "task_instance_id": task.task_instance_id,
@@ -194,10 +194,13 @@ class _InFlight:
 
 
 class LogSender:
-    """Shares one outlet among the logs of an agent's tasks, in turn."""
+    """Shares one outlet among the logs of *agent*'s tasks, in turn."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, window: int = WINDOW) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, agent: str, *, window: int = WINDOW
+    ) -> None:
         self.loop = loop
+        self.agent = agent
         self._window = window
         self._outlet: Outlet | None = None
         self._logs: set[TaskLog] = set()

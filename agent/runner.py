@@ -7,18 +7,21 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent import keeper_client
+from agent.cgroups import Cgroups, prove_empty
 from agent.core import events as on
 from agent.disk import is_fault, told
+from agent.gpus import GpusTaken, close
 from agent.jobs import read_outcome
 from agent.keeper_client import Keeper, KeeperEvent, StartTask
 from agent.operators import CannotPrepare, Command, NotHere, Preparer, remove_private
 from agent.output import LogSender, TaskLog
-from agent.processes import prove_dead
+from agent.processes import Proof, prove_dead
+from agent.resources import Defaults, Held, held_to
 from agent.session import StateDirectory
 from agent.taskserver import TaskServer
 from flow.errors import FlowError
@@ -46,6 +49,8 @@ class Limits:
     proof: float
     """Seconds in which the keeper must prove the processes of a session dead."""
     log_max_bytes: int
+    resources: Defaults = field(default_factory=Defaults)
+    """For tasks that do not say what they may use."""
 
 
 @dataclass(slots=True)
@@ -55,6 +60,7 @@ class _Run:
     task: Task
     token: int
     command: Command
+    held: Held
     log: TaskLog
     release: Callable[[], None]
     """Called once when nothing of it is left."""
@@ -74,8 +80,10 @@ class Runner:
         post: Callable[[on.Event], None],
         spawn: Spawn,
         wall: Callable[[], float],
+        cgroups: Cgroups | None = None,
     ) -> None:
         self._state = state
+        self._cgroups = cgroups or Cgroups()
         self._preparer = preparer
         self._logs = logs
         self._limits = limits
@@ -113,7 +121,10 @@ class Runner:
         await self._prove_dead(session)
         self._proven.clear()
         self._keeper = await Keeper.launch(
-            state_id=self._state.state_id, session=session, on_event=self._on_keeper
+            state_id=self._state.state_id,
+            session=session,
+            on_event=self._on_keeper,
+            cgroups=self._cgroups.top,
         )
         self._keeper.lost.add_done_callback(self._on_keeper_lost)
         return session
@@ -131,6 +142,23 @@ class Runner:
                 log.error("no session can begin: %s; trying again until it can", problem)
             await asyncio.sleep(SESSION_RETRY)
 
+    def keeper_silence(self) -> float:
+        """Ask the keeper for a sign of life; for how many seconds it has owed the last one."""
+        if self._keeper is None:
+            return 0.0
+        silence = self._keeper.silence
+        self._keeper.ping()
+        return silence
+
+    @property
+    def preparer(self) -> Preparer:
+        """What makes commands of tasks."""
+        return self._preparer
+
+    def reconfigure(self, preparer: Preparer, limits: Limits) -> None:
+        """Start what starts from now on so. What runs keeps what it was started with."""
+        self._preparer, self._limits = preparer, limits
+
     def set_deadline(self, at: float) -> None:
         """Tell the keeper when the lease ends."""
         if self._keeper is not None:
@@ -142,40 +170,48 @@ class Runner:
         grant: Grant,
         dag_folder: Path | None = None,
         release: Callable[[], None] = lambda: None,
+        *,
+        gpus: tuple[str, ...] = (),
     ) -> None:
-        """Start the task; ProcessStarted and ProcessEnded follow. *release* is called once, when
-        nothing of the task uses *dag_folder* any more."""
+        """Start the task with *gpus* for its own; ProcessStarted and ProcessEnded follow. *release*
+        is called once, when nothing of the task uses *dag_folder* any more."""
         if task.operator == "empty":
             release()
             self._finish_empty(task, grant)
             return
         keeper = self._keeper
+        locks: list[int] = []
         try:
             if keeper is None:
                 raise NotHere("there is no keeper")
+            held = held_to(task.resources, self._limits.resources, self._cgroups)
             command = self._preparer.prepare(task, grant, dag_folder)
             if command.job is not None:
                 self._server.open(grant.token, command.job.socket)
+            locks = self._preparer.gpus.take(gpus)
             output, end = os.pipe2(os.O_CLOEXEC)
         except (FlowError, OSError) as error:
             release()
+            close(locks)
             self._server.close(grant.token)
             self._spawn(self._remove(self._preparer.folders(grant.token)))
             self.refuse(task, grant, error)
             return
         task_log = self._logs.open(task, grant.token, self._limits.log_max_bytes)
         task_log.read_from(output)
-        self._runs[grant.token] = _Run(task, grant.token, command, task_log, release)
+        self._runs[grant.token] = _Run(task, grant.token, command, held, task_log, release)
         keeper.start(
             StartTask(
                 token=grant.token,
                 argv=command.argv,
-                env=command.env,
+                env={**command.env, **self._preparer.gpus.environment(gpus)},
                 cwd=command.cwd,
                 output_fd=end,
                 keep=task.on_agent_lost == "wait",
                 timeout=task.execution_timeout,
                 grace=self._limits.kill_grace,
+                held_fds=locks,
+                limits=held.files,
             )
         )
 
@@ -193,7 +229,20 @@ class Runner:
         if isinstance(error, OSError) and is_fault(error):
             self._post(on.DiskFailed(told(error)))
         now, fault = self._wall(), not isinstance(error, CannotPrepare)
-        self._post(on.ProcessEnded(grant.token, now, now, error=str(error), fault=fault))
+        taken = error.gpus if isinstance(error, GpusTaken) else ()
+        self._post(
+            on.ProcessEnded(grant.token, now, now, error=str(error), fault=fault, gpus_taken=taken)
+        )
+
+    def probe_gpus(self, gpus: tuple[str, ...]) -> None:
+        """See which of *gpus* other agents no longer use; GpusFree follows, if there are any."""
+        try:
+            free = self._preparer.gpus.free(gpus)
+        except OSError as error:
+            log.warning("the locks of GPUs cannot be looked at: %s", told(error))
+            return
+        if free:
+            self._post(on.GpusFree(free))
 
     def relay(self, request: int, answer: Answer) -> None:
         """Give a task the answer to what it asked."""
@@ -261,7 +310,10 @@ class Runner:
             exit_code=event.exit_code,
             signal=event.signal,
             killed=event.reason,
+            out_of_memory=run.held.out_of_memory(event.out_of_memory) if run else "",
             outcome=outcome,
+            memory_peak=event.memory_peak,
+            cpu_seconds=event.cpu_seconds,
         )
         await self._end(ended)
 
@@ -301,9 +353,7 @@ class Runner:
     async def _prove_dead(self, session: int) -> None:
         """Nothing older than *session* lives on return. Without proof there is no hello."""
         while True:
-            proof = await asyncio.to_thread(
-                prove_dead, self._state.state_id, session, PROOF_TIMEOUT
-            )
+            proof = await asyncio.to_thread(self._ended_before, session)
             if proof.dead:
                 await asyncio.to_thread(_empty, self._state.work)
                 for run in self._orphans:
@@ -312,6 +362,14 @@ class Runner:
                 return
             survivors = ", ".join(proof.survivors)
             log.error("degraded: processes of an earlier session do not die: %s", survivors)
+
+    def _ended_before(self, session: int) -> Proof:
+        """Blocks."""
+        known = self._state.state_id
+        proof = prove_dead(known, session, PROOF_TIMEOUT)
+        if not proof.dead:
+            return proof
+        return prove_empty(self._cgroups.top, known, session, PROOF_TIMEOUT)
 
 
 def _empty(folder: Path) -> None:

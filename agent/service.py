@@ -16,21 +16,28 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
 import msgspec
 
 from agent.cache import CodeCache
+from agent.cgroups import Cgroups, claim
 from agent.connection import AgentConnection
 from agent.core import Core, Identity, Settings
 from agent.core import effects as do
 from agent.core import events as on
 from agent.disk import probe, told
+from agent.facts import look
 from agent.fetching import Fetcher
+from agent.gpus import Gpus
+from agent.health import Seen, standing
 from agent.interpreters import Interpreters
 from agent.operators import Preparer
 from agent.output import LogSender
+from agent.reloading import reread
+from agent.resources import Defaults
 from agent.runner import Limits, Runner
 from agent.session import StateDirectory, boot_id, home_id
 from agent.spool import Spool
@@ -38,6 +45,8 @@ from agent.starter import Starter
 from flow import wire
 from flow.config import Config
 from flow.parking import Parking
+from flow.sdnotify import Notifier
+from flow.supervision import Standing, supervised
 from flow.transport.port import Broker
 
 log = logging.getLogger(__name__)
@@ -49,25 +58,44 @@ _MAX_NAME = 60
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-async def run(config: Config, broker: Broker) -> int:
-    """Be an agent on *broker* until a signal or a fatal error; return the exit code.
+async def run(config: Config, broker: Broker, *, read: Callable[[], Config]) -> int:
+    """Be an agent on *broker* until a signal or a fatal error; return the exit code. *read*
+    gives the settings as they are now, when SIGHUP asks for that.
 
     Raises :class:`~flow.errors.FlowError`: :class:`~agent.session.NameTaken` when an agent of this
     name runs on this FLOW_HOME, :class:`~flow.errors.BrokerRefused` when the broker refuses the
     first connection, :class:`~flow.errors.ConfigError` for a state directory that is of no use.
     """
     hide_environment()
-    state = StateDirectory.open(config.home, config.agent.name or default_name(config.agent.queues))
+    notifier = Notifier.take(os.environ)
+    state = StateDirectory.open(config.home, agent_name(config))
     loop = asyncio.get_running_loop()
     try:
         service = Service(config, broker, state)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, service.interrupt)
-        return await service.run()
+        async with supervised(notifier, service.standing) as supervision:
+
+            def reload() -> None:
+                with supervision.reload():
+                    service.reload(read)
+
+            def interrupt() -> None:
+                service.interrupt()
+                supervision.look()
+
+            service.on_session = supervision.look
+            loop.add_signal_handler(signal.SIGHUP, reload)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, interrupt)
+            return await service.run()
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
         state.close()
+
+
+def agent_name(config: Config) -> str:
+    """What the agent is called: as it is told, else after its host and what it was started for."""
+    return config.agent.name or default_name((config.instance or config.agent.queues[0],))
 
 
 def default_name(queues: tuple[str, ...]) -> str:
@@ -97,10 +125,13 @@ class Service:
         self._spool = Spool(state.spool)
         self._state = state
         name = state.path.name
-        settings = _settings(name, config)
-        self._identity = _identity(state)
+        facts = look(config.agent.gpus, path=os.environ.get("PATH"))
+        settings = replace(_settings(name, config), gpus=facts.gpus)
+        cgroups = claim()
+        log.info("%s", cgroups.told())
+        self._identity = replace(_identity(state, cgroups), cores=facts.cores, memory=facts.memory)
         self._core = Core(settings, self._identity, self._spool.load())
-        self._logs = LogSender(self._loop)
+        self._logs = LogSender(self._loop, name)
         self._runner = Runner(
             state=state,
             preparer=Preparer.find(
@@ -110,16 +141,18 @@ class Service:
                 config.agent.pass_env,
                 interpreters=Interpreters.of(config.agent.python, config.agent.python_for),
                 xcom_max_bytes=config.xcom.max_bytes,
+                gpus=Gpus(
+                    config.home / "gpus",
+                    tuple(device.id for device in facts.gpus),
+                    config.agent.gpu_share,
+                ),
             ),
             logs=self._logs,
-            limits=Limits(
-                kill_grace=config.agent.kill_grace,
-                proof=config.lease.margin,
-                log_max_bytes=config.agent.log_max_bytes,
-            ),
+            limits=_limits(config),
             post=self.post,
             spawn=self._spawn,
             wall=time.time,
+            cgroups=cgroups,
         )
         cache = CodeCache(config.home / "cache", config.agent.cache_max_bytes)
         self._written = (state.spool, state.work, config.home / "cache")
@@ -145,6 +178,10 @@ class Service:
             suffix=lambda: secrets.token_hex(6),
             on_piece=self._fetcher.arrived,
         )
+        self._config = config
+        self.on_session: Callable[[], None] = lambda: None
+        """Called when a session has begun."""
+        self._drains_since: float | None = None
         self._stopped: asyncio.Future[int] = self._loop.create_future()
         self._waiting: deque[on.Event] = deque()
         self._stepping = False
@@ -154,8 +191,9 @@ class Service:
             do.Send: self._send,
             do.Ack: lambda effect: self._connection.ack(effect.handle),
             do.Consume: lambda _: self._spawn(self._connection.consume()),
+            do.Serve: lambda effect: self._connection.serve(effect.queues, effect.slots),
             do.Reconnect: lambda _: self._connection.reconnect(),
-            do.Start: lambda effect: self._starter.start(effect.task, effect.grant),
+            do.Start: lambda effect: self._starter.start(effect.task, effect.grant, effect.gpus),
             do.Relay: lambda effect: self._runner.relay(effect.request, effect.answer),
             do.Kill: lambda effect: self._starter.kill(effect.token, effect.grace, effect.reason),
             do.Fence: self._begin_fence,
@@ -163,6 +201,7 @@ class Service:
             do.Spool: lambda effect: self._spawn(self._write(effect.result)),
             do.DropSpool: lambda effect: self._spawn(self._drop(effect.token)),
             do.Probe: lambda _: self._spawn(self._probe()),
+            do.ProbeGpus: lambda effect: self._runner.probe_gpus(effect.gpus),
             do.Report: lambda effect: log.log(_LEVELS[effect.level], "%s", effect.text),
             do.Stop: self._stop,
         }
@@ -179,7 +218,60 @@ class Service:
     def interrupt(self) -> None:
         """Somebody wants it to stop: the first time it drains, the second time it kills what runs,
         the third time it stops at once."""
+        if self._drains_since is None:
+            self._drains_since = boottime()
         self.post(on.Interrupt())
+
+    def reload(self, read: Callable[[], Config]) -> None:
+        """Go by the settings that *read* gives, as far as that is possible without a restart."""
+        found = reread(self._config, read)
+        if found is None or not found.live:
+            return
+        self._config = config = found.config
+        self._runner.reconfigure(
+            replace(
+                self._runner.preparer,
+                pass_env=config.agent.pass_env,
+                interpreters=Interpreters.of(config.agent.python, config.agent.python_for),
+                xcom_max_bytes=config.xcom.max_bytes,
+            ),
+            _limits(config),
+        )
+        new = _settings(self._state.path.name, config)
+        self.post(
+            on.Reconfigured(
+                queues=new.queues if "agent.queues" in found.live else None,
+                slots=new.slots if "agent.slots" in found.live else None,
+                kill_grace=new.kill_grace,
+                drain_timeout=new.drain_timeout,
+                claim_interval=new.claim_interval,
+            )
+        )
+
+    def standing(self) -> Standing:
+        """For the service manager; also asks the keeper for a sign of life."""
+        core, now = self._core, boottime()
+        wanted = core.wake_at()
+        since = self._drains_since
+        return standing(
+            Seen(
+                tasks=len(core.work.running),
+                busy=core.work.busy,
+                slots=core.settings.slots,
+                queues=core.settings.queues,
+                session=core.session,
+                fenced=core.fenced,
+                greeted=core.greeted,
+                link=core.link,
+                connection=self._connection.status,
+                suspended=core.suspended,
+                drained=core.drained,
+                draining=None if since is None else now - since,
+                drain_timeout=self._config.agent.drain_timeout,
+                late=0.0 if wanted is None else now - wanted,
+                keeper_silence=self._runner.keeper_silence(),
+            )
+        )
 
     def post(self, event: on.Event) -> None:
         """Let the core take *event* and do what it says, at once unless it is busy."""
@@ -221,6 +313,7 @@ class Service:
         session = await self._runner.fence(effect.above)
         log.info("session %d of agent %s begins", session, self._state.path.name)
         self.post(on.Fenced(session))
+        self.on_session()
 
     async def _write(self, result: wire.Finished) -> None:
         error = ""
@@ -297,6 +390,7 @@ def _settings(name: str, config: Config) -> Settings:
         name=name,
         queues=agent.queues,
         slots=agent.slots,
+        gpu_share=agent.gpu_share,
         heartbeat_interval=lease.heartbeat_interval,
         lease=lease.duration,
         margin=lease.margin,
@@ -307,7 +401,21 @@ def _settings(name: str, config: Config) -> Settings:
     )
 
 
-def _identity(state: StateDirectory) -> Identity:
+def _limits(config: Config) -> Limits:
+    return Limits(
+        kill_grace=config.agent.kill_grace,
+        proof=config.lease.margin,
+        log_max_bytes=config.agent.log_max_bytes,
+        resources=Defaults(
+            memory=config.agent.task_memory,
+            cpus=config.agent.task_cpus,
+            pids=config.agent.task_pids,
+            run_without_limits=config.agent.run_without_limits,
+        ),
+    )
+
+
+def _identity(state: StateDirectory, cgroups: Cgroups) -> Identity:
     try:
         version = metadata.version("flow-dispatch")
     except metadata.PackageNotFoundError:  # run from a checkout
@@ -317,4 +425,5 @@ def _identity(state: StateDirectory) -> Identity:
         boot_id=boot_id(),
         incarnation=uuid.uuid4().hex,
         software=f"flow-dispatch {version}",
+        limits=cgroups.complete,
     )

@@ -57,10 +57,10 @@ class Starter:
         self._waiting: dict[int, tuple[Task, Grant]] = {}
         self._fetches: dict[str, asyncio.Task[None]] = {}
 
-    def start(self, task: Task, grant: Grant) -> None:
+    def start(self, task: Task, grant: Grant, gpus: tuple[str, ...] = ()) -> None:
         """Start the task now, or fetch its bundle: then ``Ready`` follows, or ``ProcessEnded``."""
         if task.bundle is None or task.operator == "empty":
-            self._runner.start(task, grant)
+            self._runner.start(task, grant, gpus=gpus)
             return
         ready = self._ready.pop(task.bundle, None)
         if ready is None:
@@ -72,7 +72,7 @@ class Starter:
             return
         self._ready[task.bundle] = ready
         ready.users += 1
-        self._runner.start(task, grant, ready.folder, lambda: self._release(ready))
+        self._runner.start(task, grant, ready.folder, lambda: self._release(ready), gpus=gpus)
 
     def kill(self, token: int, grace: float, reason: str) -> None:
         """End the task, whether it runs or still waits."""

@@ -10,6 +10,7 @@ from dispatcher.election import Inbox
 from dispatcher.logstore import LogStore, LogStoreError
 from flow import wire
 from flow.errors import MessageError
+from flow.senders import Senders
 from flow.transport.port import Delivery
 
 log = logging.getLogger("flow.dispatcher")
@@ -20,17 +21,22 @@ RETRY_INTERVAL = 2.0
 
 
 class LogIntake:
-    """Stores each chunk under the run it belongs to, if its token is that of the try it names.
+    """Stores each chunk under the run it belongs to, if its token is that of the try it names and
+    it comes from the agent to whom that was granted.
 
-    *owner* finds that run, or ``None`` where the token does not fit: an agent can write to the
-    logs of its own tries only.
+    *owner* finds run and agent, or ``None`` where the token does not fit. Tokens are no secret:
+    they grow with the clock.
     """
 
     def __init__(
-        self, store: LogStore, owner: Callable[[wire.LogChunk], Awaitable[int | None]]
+        self,
+        store: LogStore,
+        owner: Callable[[wire.LogChunk], Awaitable[tuple[int, str] | None]],
+        senders: Senders,
     ) -> None:
         self._store = store
         self._owner = owner
+        self._senders = senders
 
     async def run(self, inbox: Inbox) -> None:
         """Store chunks in order until cancelled."""
@@ -46,12 +52,14 @@ class LogIntake:
         chunk = wire.decode(delivery.body)
         if not isinstance(chunk, wire.LogChunk):
             raise MessageError(f"expected a log chunk, got {type(chunk).__name__!r}")
-        run_pk = await self._owner(chunk)
-        if run_pk is None:
+        owner = await self._owner(chunk)
+        if owner is None:
             raise MessageError(
                 f"task instance {chunk.task_instance_id} has no try {chunk.try_number} "
                 f"with token {chunk.token}"
             )
+        run_pk, agent = owner
+        self._senders.check_agent(agent, key=delivery.routing_key, user=delivery.user_id)
         place = run_pk, chunk.task_instance_id, chunk.try_number, chunk.offset
         problem = ""
         while True:

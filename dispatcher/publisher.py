@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from dispatcher.core.state import Effects
 from flow import topology, wire
 from flow.errors import FlowError, TransportError, Unroutable
+from flow.names import QUEUE
 from flow.transport.port import Link, Outlet, Publication
 
 log = logging.getLogger("flow.dispatcher")
+
+#: Queues made in one reign because agents asked for them: an agent gone astray must not fill the
+#: broker with queues.
+MAX_WANTED = 1000
 
 
 class Publisher:
@@ -24,12 +30,22 @@ class Publisher:
         self._reign = reign
         self._declared: set[str] = set()
         self._repairs: set[asyncio.Task[None]] = set()
+        self._wanted: set[str] = set()
 
     async def declare(self, queues: set[str]) -> None:
         """Make sure that the task queues exist, whether or not an agent serves them yet."""
         for queue in sorted(queues - self._declared):
             await self._link.declare(topology.task_queue(queue))
             self._declared.add(queue)
+
+    def want(self, queues: Iterable[str]) -> None:
+        """Have the task queues of an agent made, without waiting: it may have no right to."""
+        missing = {queue for queue in queues if QUEUE.problem(queue) is None} - self._declared
+        if len(self._wanted | missing) > MAX_WANTED:
+            log.warning("agents want more than %d queues that no DAG names", MAX_WANTED)
+        elif missing:
+            self._wanted |= missing
+            self._aside(self._make(missing))
 
     async def declare_again(self, queue: str) -> None:
         """The queue vanished from the broker."""
@@ -57,9 +73,7 @@ class Publisher:
 
         def done(future: asyncio.Future[None]) -> None:
             if isinstance(_failure(future), Unroutable):
-                repair = asyncio.ensure_future(self._repair(task))
-                self._repairs.add(repair)
-                repair.add_done_callback(self._repairs.discard)
+                self._aside(self._repair(task))
 
         self._send(topology.TASKS, task.queue, task, done)
 
@@ -68,6 +82,18 @@ class Publisher:
         for repair in self._repairs:
             repair.cancel()
         await asyncio.gather(*self._repairs, return_exceptions=True)
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._repairs.add(task)
+        task.add_done_callback(self._repairs.discard)
+
+    async def _make(self, queues: set[str]) -> None:
+        try:
+            await self.declare(queues)
+        except FlowError as error:
+            # The agent says hello again with its next connection.
+            log.warning("queue %s cannot be declared: %s", ", ".join(sorted(queues)), error)
 
     async def _repair(self, task: wire.Task) -> None:
         log.warning("queue %s did not exist at the broker: declared again", task.queue)

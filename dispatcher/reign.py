@@ -23,6 +23,7 @@ from dispatcher.shipping import Shipping
 from flow import topology, wire
 from flow.errors import MessageError
 from flow.parking import Parking
+from flow.senders import Senders
 from flow.transport.port import Delivery, Link
 
 log = logging.getLogger("flow.dispatcher")
@@ -32,6 +33,12 @@ log = logging.getLogger("flow.dispatcher")
 TOUCH_INTERVAL = 5.0
 #: A message that ended this many reigns with an error is parked instead of tried again.
 MAX_OFFENCES = 2
+#: What is not an agent's, and the one key that it comes under.
+_OWN_KEYS: dict[type[wire.Message], str] = {
+    wire.Wake: topology.WAKE_KEY,
+    wire.Probe: topology.PROBE_KEY,
+    wire.Marker: topology.MARKER_KEY,
+}
 
 
 class Reign:
@@ -47,6 +54,7 @@ class Reign:
         offences: Counter[str],
         *,
         shipping: Shipping,
+        senders: Senders,
     ) -> None:
         self.core = core
         self._flusher = flusher
@@ -55,6 +63,7 @@ class Reign:
         self._parking = parking
         self._offences = offences
         self.shipping = shipping
+        self._senders = senders
         self._rescheduled = asyncio.Event()
         self.intents_wanted = asyncio.Event()
 
@@ -110,13 +119,14 @@ class Reign:
             if self._offences[digest] >= MAX_OFFENCES:
                 raise MessageError(f"it ended {MAX_OFFENCES} reigns with an error (see the log)")
         except MessageError as error:
-            self._parking.park(delivery.body, key=delivery.routing_key, reason=str(error))
-            self.add(Effects(), delivery)
+            self._unreadable(delivery, error)
             return
         if isinstance(message, wire.Wake):
             self.intents_wanted.set()
         elif isinstance(message, wire.PiecesWanted):
             self.shipping.ask(message)
+        elif isinstance(message, wire.Hello):
+            self._publisher.want(message.queues)
         try:
             effects = self.core.receive(message, self._clock())
         except Exception:
@@ -124,16 +134,39 @@ class Reign:
             raise
         self.add(effects, delivery)
 
+    def _unreadable(self, delivery: Delivery, error: MessageError) -> None:
+        """Set it aside, unless it is an agent's of a newer version, which says all that it says
+        again once this dispatcher can read it."""
+        sender = wire.sender(delivery.body) if isinstance(error, wire.NewerVersion) else None
+        effects = Effects()
+        try:
+            if sender is None:
+                raise error
+            key, user = delivery.routing_key, delivery.user_id
+            self._senders.check_agent(sender.agent, key=key, user=user)
+            effects = self.core.receive_newer(sender, self._clock())
+        except MessageError as reason:
+            self._parking.park(delivery.body, key=delivery.routing_key, reason=str(reason))
+        self.add(effects, delivery)
+
     def _read(self, delivery: Delivery) -> wire.Message:
         """The message, if its key says the sender that it claims: broker rights are per key."""
         message = wire.decode(delivery.body)
+        key, user = delivery.routing_key, delivery.user_id
         if isinstance(message, wire.Event):
             expected = topology.event_key(message.agent, message.kind)
-            if delivery.routing_key != expected:
-                raise MessageError(
-                    f"message {message.kind!r} of agent {message.agent!r}: expected the routing "
-                    f"key {expected!r}, got {delivery.routing_key!r}"
-                )
-        elif not isinstance(message, wire.Wake | wire.Probe | wire.Marker):
+            what = f"message {message.kind!r} of agent {message.agent!r}"
+        elif type(message) in _OWN_KEYS:
+            expected = _OWN_KEYS[type(message)]
+            what = f"message {type(message).__name__!r}"
+        else:
             raise MessageError(f"message {type(message).__name__!r} does not belong to the events")
+        if key != expected:
+            raise MessageError(f"{what}: expected the routing key {expected!r}, got {key!r}")
+        if isinstance(message, wire.Event):
+            self._senders.check_agent(message.agent, key=key, user=user)
+        elif isinstance(message, wire.Marker) and message.reign == self.core.state.reign:
+            # One that an agent had forged would prove a silence that was none. Those of other
+            # reigns mean nothing to this one, whoever sent them.
+            self._senders.check_own(user)
         return message

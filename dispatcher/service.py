@@ -12,7 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
 from dispatcher import clock
@@ -24,6 +24,7 @@ from dispatcher.core.records import Write
 from dispatcher.dagintake import DagIntake
 from dispatcher.election import Inbox, elected
 from dispatcher.flusher import Flusher
+from dispatcher.health import Health
 from dispatcher.logintake import LogIntake
 from dispatcher.logstore import LogStore
 from dispatcher.processor import Processor, ScanResult
@@ -32,9 +33,10 @@ from dispatcher.reign import Reign
 from dispatcher.shipping import Shipping
 from dispatcher.store import Store, check_schema, open_database
 from flow import topology, wire
-from flow.config import Config
+from flow.config import DISPATCHER_SECTIONS, Config, changes
 from flow.errors import (
     BrokerRefused,
+    ConfigError,
     DatabaseRefused,
     FlowError,
     SchemaError,
@@ -42,11 +44,17 @@ from flow.errors import (
     TransportError,
 )
 from flow.parking import Parking
+from flow.sdnotify import Notifier
+from flow.senders import Senders
+from flow.supervision import Standing, supervised
 from flow.transport.port import Broker, Link
 
 log = logging.getLogger("flow.dispatcher")
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Seconds after SIGTERM in which a call to the database may end.
+STOP_WITHIN = 10.0
 
 #: Records what was found in the DAG folder and puts it to use.
 Take = Callable[[ScanResult], Awaitable[None]]
@@ -68,9 +76,9 @@ class StoreThread:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, lambda: call(*args, **kwargs))
 
-    def close(self, last: Callable[[], None]) -> None:
-        """Run *last* on the thread, then end it."""
-        self._executor.submit(last).result()
+    async def close(self, last: Callable[[], None]) -> None:
+        """Run *last* on the thread, then end it. Lasts as long as a call that it is at."""
+        await asyncio.wrap_future(self._executor.submit(last))
         self._executor.shutdown()
 
 
@@ -122,6 +130,7 @@ class Dispatcher:
         self._parking = Parking(config.home / "parked")
         self._offences: Counter[str] = Counter()
         self._backoff = Backoff()
+        self.health = Health()
         self.name = config.dispatcher.name or f"{socket.gethostname()}-{os.getpid()}"
 
     async def run(self) -> None:
@@ -151,9 +160,8 @@ class Dispatcher:
                     log.exception("a bug in flow ended this reign")
                     await asyncio.sleep(self._backoff.pause())
         finally:
-            self._writer.close(self._store.close)
-            self._reader.close(self._store.close)
-            self._blobs.close(self._store.close)
+            for thread in (self._writer, self._reader, self._blobs):
+                await thread.close(self._store.close)
 
     async def _until_usable(self) -> None:
         while True:
@@ -175,6 +183,7 @@ class Dispatcher:
         await self._writer(check_schema, self._store.database)
 
     async def _wait(self, error: FlowError) -> None:
+        self.health.waits(error)
         pause = self._backoff.pause()
         log.warning("%s; trying again in %.1f s", error, pause)
         await asyncio.sleep(pause)
@@ -189,15 +198,20 @@ class Dispatcher:
 
     async def _lead(self, link: Link) -> None:
         outlet = await link.outlet()
+        self.health.stands_by()
         inbox = await elected(link, outlet, self.name)
-        epoch = await self._writer(self._store.begin_reign, self.name, clock.now().wall)
-        snapshot = await self._writer(self._store.load)
+        self.health.begins()
+        with self.health.asking():
+            epoch = await self._writer(self._store.begin_reign, self.name, clock.now().wall)
+        with self.health.asking():
+            snapshot = await self._writer(self._store.load)
         core = Core(snapshot, reign=epoch, rules=self._rules, now=clock.now())
         publisher = Publisher(link, outlet, epoch)
         await publisher.declare({task.queue for dag in snapshot.dags for task in dag.spec.tasks})
 
         async def commit(writes: Sequence[Write]) -> None:
-            await self._writer(self._store.commit, epoch, writes)
+            with self.health.asking():
+                await self._writer(self._store.commit, epoch, writes)
 
         answering = Answering(self._store, self._reader, publisher.reply)
 
@@ -215,6 +229,7 @@ class Dispatcher:
             self._parking,
             self._offences,
             shipping=shipping,
+            senders=Senders(self._config.dispatcher.verify_users, link.user),
         )
         reign.add(core.begin(clock.now()))
         log.info(
@@ -224,9 +239,11 @@ class Dispatcher:
             len(snapshot.agents),
         )
         self._backoff.reset()
+        self.health.leads(epoch, core, lambda: clock.now().mono)
         try:
             await self._all_duties(reign, flusher, publisher, answering, link, inbox, epoch=epoch)
         finally:
+            self.health.ends()
             await publisher.close()
 
     async def _all_duties(
@@ -318,15 +335,16 @@ class Dispatcher:
         await processor.run(lambda result: self._on_scan(result, intake.take))
 
     async def _keep_logs(self, reign: Reign, inbox: Inbox) -> None:
-        async def owner(chunk: wire.LogChunk) -> int | None:
-            run_pk = reign.core.log_owner(chunk)
-            if run_pk is None:
-                run_pk = await self._reader(
-                    self._store.run_of_try, chunk.task_instance_id, chunk.try_number, chunk.token
+        async def owner(chunk: wire.LogChunk) -> tuple[int, str] | None:
+            found = reign.core.log_owner(chunk)
+            if found is None:
+                found = await self._reader(
+                    self._store.owner_of_try, chunk.task_instance_id, chunk.try_number, chunk.token
                 )
-            return run_pk
+            return found
 
-        await LogIntake(self._logs, owner).run(inbox)
+        senders = Senders(self._config.dispatcher.verify_users)
+        await LogIntake(self._logs, owner, senders).run(inbox)
 
 
 def rules_of(config: Config, *, schedules: bool = True) -> Rules:
@@ -341,18 +359,65 @@ def rules_of(config: Config, *, schedules: bool = True) -> Rules:
     )
 
 
-async def run(config: Config, broker: Broker) -> int:
-    """Run a dispatcher on *broker* until SIGTERM or SIGINT; the exit code of the process."""
+async def run(config: Config, broker: Broker, *, read: Callable[[], Config]) -> int:
+    """Run a dispatcher on *broker* until SIGTERM or SIGINT; the exit code of the process. *read*
+    gives the settings as they are now, when SIGHUP asks which of them have changed."""
+    notifier = Notifier.take(os.environ)
     store = Store(open_database(config.database.url.reveal()))
-    leading = asyncio.ensure_future(Dispatcher(config, broker, store).run())
+    dispatcher = Dispatcher(config, broker, store)
+    stopping = False
+
+    def standing() -> Standing:
+        now = dispatcher.health.standing()
+        return replace(now, status="stopping", stopping=True, takes_time=False) if stopping else now
+
+    leading = asyncio.ensure_future(dispatcher.run())
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, leading.cancel)
-    try:
-        await leading
-    except asyncio.CancelledError:
-        log.info("stopped")
+    async with supervised(notifier, standing) as supervision:
+
+        def stop() -> None:
+            nonlocal stopping
+            stopping = True
+            supervision.look()
+            leading.cancel()
+            loop.call_later(STOP_WITHIN, _give_up)
+
+        def reload() -> None:
+            with supervision.reload():
+                _compare(config, read)
+
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        try:
+            await leading
+        except asyncio.CancelledError:
+            log.info("stopped")
     return 0
+
+
+def _give_up() -> None:
+    """A call that the database does not answer keeps its thread, and that the interpreter, for as
+    long as it likes. Nothing is lost: a dispatcher may be killed at any moment."""
+    log.warning("stopped without an answer of the database")
+    os._exit(0)
+
+
+def _compare(config: Config, read: Callable[[], Config]) -> None:
+    """Say what a reload would change. Rules and limits are a reign's from its first moment, so all
+    of it needs a restart, which costs a dispatcher's users a second."""
+    problems: list[str] = []
+    changed: tuple[str, ...] = ()
+    try:
+        changed = changes(config, read(), concerns=DISPATCHER_SECTIONS, live=()).restart
+    except ConfigError as error:
+        problems = str(error).splitlines()
+    for problem in problems:
+        log.error("a start with these settings would fail: %s", problem)
+    if changed:
+        log.warning("%s changed: that needs a restart", ", ".join(changed))
+    elif not problems:
+        log.info("settings read again: nothing has changed")
 
 
 async def _end_with(link: Link) -> None:

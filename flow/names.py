@@ -48,5 +48,6 @@ RUN_ID = _rule(
 )
 #: A routing key on ``flow.tasks``; ``flow.q.<queue>`` stays far below AMQP's 255 bytes.
 QUEUE = _rule(r"[A-Za-z0-9_.-]{1,100}", "1 to 100 letters, digits, '.', '_', '-'")
+MAX_AGENT = 100
 #: First word of an event's routing key: so no dot, and no underscore (the dispatcher's own keys).
-AGENT = _rule(r"[a-z0-9-]{1,100}", "1 to 100 lower-case letters, digits, '-'")
+AGENT = _rule(rf"[a-z0-9-]{{1,{MAX_AGENT}}}", f"1 to {MAX_AGENT} lower-case letters, digits, '-'")

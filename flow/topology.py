@@ -6,6 +6,8 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 
+from flow.names import MAX_AGENT
+
 TASKS = "flow.tasks"
 EVENTS = "flow.events"
 CONTROL = "flow.control"
@@ -66,7 +68,7 @@ def control_queue(agent: str, suffix: str) -> QueueSpec:
 
 
 def follower_queue(key: str, suffix: str) -> QueueSpec:
-    """A short-lived queue that receives one task's log chunks."""
+    """A short-lived queue that receives the log chunks that match *key* (:func:`log_pattern`)."""
     return QueueSpec(f"flow.logs.follow.{suffix}", LOGS, key, durable=False, exclusive=True)
 
 
@@ -80,12 +82,24 @@ def event_key(agent: str, kind: str) -> str:
     return f"{agent}.{kind}"
 
 
-def log_key(dag_id: str, task_id: str) -> str:
-    """``<dag>.<task>``, each part without dots and cut so that the key fits AMQP's 255 bytes."""
-    return f"{_key_part(dag_id)}.{_key_part(task_id)}"
+def log_key(agent: str, dag_id: str, task_id: str) -> str:
+    """``<agent>.<dag>.<task>``. Broker rights are given on the first word; the others have no dots
+    and are cut so that the key fits AMQP's 255 bytes."""
+    return f"{agent}.{_key_part(dag_id)}.{_key_part(task_id)}"
 
 
-def _key_part(text: str, limit: int = (MAX_KEY_BYTES - 1) // 2) -> str:
+def log_pattern(dag_id: str, task_id: str) -> str:
+    """What a follower of one task binds its queue with: its output from any agent."""
+    return f"*.{_key_part(dag_id)}.{_key_part(task_id)}"
+
+
+def sender_of(key: str) -> str:
+    """The agent that an event or a log chunk with this key comes from: where broker rights are per
+    agent, the broker lets nobody else use the key."""
+    return key.partition(".")[0]
+
+
+def _key_part(text: str, limit: int = (MAX_KEY_BYTES - MAX_AGENT - 2) // 2) -> str:
     escaped = re.sub(r"[^A-Za-z0-9_-]", lambda found: f"%{found[0].encode().hex()}", text)
     if len(escaped) <= limit:
         return escaped

@@ -36,6 +36,16 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     version: int = VERSION
 
 
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What people want of an agent, beside or in the place of its own settings."""
+
+    drained: Text = ""
+    """Why it shall take nothing new; empty: it may."""
+    queues: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)] | None = None
+    """``None``: those of its settings."""
+    slots: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
+
+
 # -- to a task queue ---------------------------------------------------------------------------
 
 
@@ -93,7 +103,8 @@ class Hello(Event, frozen=True, kw_only=True, tag="hello"):
     home_id: str
     """Which machine, and which state directory on it: only that one can vouch for its dead."""
     boot_id: str
-    uptime: float
+    uptime: float = 0.0
+    """Not read any more; sent for dispatchers of the release before, which require it."""
     incarnation: Text
     """Also tells a lapse of the same process from a restart."""
     queues: tuple[Text, ...]
@@ -105,6 +116,9 @@ class Hello(Event, frozen=True, kw_only=True, tag="hello"):
     software: str = ""
     suspended: Text = ""
     """Why nothing new may start there for now, if so: its disk is full."""
+    terms: Terms | None = None
+    """What it was told last, and obeys; ``None`` from agents that cannot be told (they would park
+    :class:`Configure`)."""
     cores: Count = 0
     """CPUs of the machine that it may use; 0 from agents that do not say."""
     memory: Number = 0
@@ -126,7 +140,8 @@ class Claim(Event, frozen=True, kw_only=True, tag="claim"):
     queue: Text
     free_slots: Count
     free_gpus: Count | None = None
-    """``None`` from agents that do not say."""
+    """How many different devices it could give a task; another agent of its node may use some.
+    ``None`` from agents that do not say."""
 
 
 class Heartbeat(Event, frozen=True, kw_only=True, tag="heartbeat"):
@@ -136,9 +151,12 @@ class Heartbeat(Event, frozen=True, kw_only=True, tag="heartbeat"):
     lease: float
     tokens: tuple[Number, ...] = ()
     slots: Count = 0
+    free_gpus: Count | None = None
+    """As in :class:`Claim`."""
     load: float = 0.0
     suspended: Text = ""
-    """As in :class:`Hello`."""
+    """As in :class:`Hello`, and so is the next."""
+    terms: Terms | None = None
 
 
 class Started(Event, frozen=True, kw_only=True, tag="started"):
@@ -249,6 +267,13 @@ class Grant(Reply, frozen=True, kw_only=True, tag="grant"):
     inputs: dict[str, Any] = {}
 
 
+class Offer(Reply, frozen=True, kw_only=True, tag="offer"):
+    """The doorbell rung at one agent: another one of its queue had no room for the task, this one
+    has. It is claimed like any other; nothing is lost with it."""
+
+    task: Task
+
+
 class Deny(Reply, frozen=True, kw_only=True, tag="deny"):
     """The claim does not hold: ack the delivery and forget it."""
 
@@ -268,6 +293,13 @@ class HelloWanted(Reply, frozen=True, kw_only=True, tag="hello_wanted"):
     (``reason``). Say it again."""
 
     reason: str = ""
+
+
+class Configure(Reply, frozen=True, kw_only=True, tag="configure"):
+    """What is wanted of the agent from now on. Follows every hello and every change, and is
+    repeated until the agent's own words show it; sent only to agents that state their terms."""
+
+    terms: Terms
 
 
 class Stop(Reply, frozen=True, kw_only=True, tag="stop"):
@@ -353,7 +385,7 @@ _TYPES: dict[str, type[Message]] = {
     for cls in (
         *(Task, Hello, Claim, Heartbeat, Started, Finished, Release, PiecesWanted, Goodbye),
         *(Piece, NoPiece, Ask, Answer),
-        *(Grant, Deny, Answered, HelloWanted, Stop, SessionEnded),
+        *(Grant, Offer, Deny, Answered, HelloWanted, Configure, Stop, SessionEnded),
         *(Probe, Marker, Wake, LogChunk),
     )
 }
@@ -366,7 +398,26 @@ class _Envelope(msgspec.Struct):
     version: int
 
 
+class Sender(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose an event is: what every version of every event says."""
+
+    type: str
+    version: int
+    agent: Text
+    session: Number
+    incarnation: Text = ""
+
+
+class NewerVersion(MessageError):
+    """A message of a version that this release does not read."""
+
+    def __init__(self, text: str, version: int) -> None:
+        super().__init__(text)
+        self.version = version
+
+
 _envelope = msgspec.json.Decoder(_Envelope)
+_sender = msgspec.json.Decoder(Sender)
 
 
 def encode(message: Message) -> bytes:
@@ -378,7 +429,7 @@ def decode(body: bytes) -> Message:
     """Read a body from the broker.
 
     Raises :class:`MessageError` with a reason fit for an operator when it is too large, not JSON,
-    of an unknown type, of a newer version, or lacks what its type needs.
+    of an unknown type, of a newer version (:class:`NewerVersion`), or lacks what its type needs.
     """
     if len(body) > MAX_BYTES:
         raise MessageError(f"message: expected at most {MAX_BYTES} bytes, got {len(body)}")
@@ -388,15 +439,28 @@ def decode(body: bytes) -> Message:
         raise MessageError(
             f"message: expected a JSON object with type and version, got {body[:80]!r}: {error}"
         ) from None
+    if envelope.version > VERSION:
+        raise NewerVersion(
+            f"message {envelope.type!r}: expected version {VERSION} or lower, "
+            f"got {envelope.version}; upgrade the receiver first",
+            envelope.version,
+        )
     decoder = _decoders.get(envelope.type)
     if decoder is None:
         raise MessageError(f"message: expected a known type, got {envelope.type!r}")
-    if not 1 <= envelope.version <= VERSION:
+    if envelope.version < 1:
         raise MessageError(
-            f"message {envelope.type!r}: expected version {VERSION} or lower, "
-            f"got {envelope.version}; upgrade the receiver first"
+            f"message {envelope.type!r}: expected a version from 1, got {envelope.version}"
         )
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(f"message {envelope.type!r}: {error}") from None
+
+
+def sender(body: bytes) -> Sender | None:
+    """Whose event *body* is, of whatever version; ``None`` if it does not say."""
+    try:
+        return _sender.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -75,7 +75,7 @@ class DatabaseWorld:
         """An agent says something."""
         self.take(self.core.receive(message, self.now()))
 
-    def hello(self, agent: str, *queues: str, slots: int = 4) -> None:
+    def hello(self, agent: str, *queues: str, slots: int = 4, **more: Any) -> None:
         """An agent starts a session."""
         self.sessions[agent] = self.sessions.get(agent, 0) + 1
         self.send(
@@ -89,6 +89,7 @@ class DatabaseWorld:
                 queues=queues or ("default",),
                 slots=slots,
                 lease=60.0,
+                **more,
             )
         )
 
@@ -115,8 +116,8 @@ class DatabaseWorld:
         assert isinstance(grant, wire.Grant), grant
         return grant
 
-    def finish(self, agent: str, grant: wire.Grant, state: str = "success") -> None:
-        """An agent's task ends."""
+    def finish(self, agent: str, grant: wire.Grant, state: str = "success", **used: float) -> None:
+        """An agent's task ends, which has *used* memory and CPU time as Finished says it."""
         moment = datetime.now(UTC).timestamp()
         self.send(
             wire.Finished(
@@ -130,6 +131,7 @@ class DatabaseWorld:
                 reason="" if state == "success" else "exit code 1",
                 started_at=moment,
                 ended_at=moment,
+                **used,  # type: ignore[arg-type]  # likewise
             )
         )
 

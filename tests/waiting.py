@@ -10,12 +10,13 @@ PATIENCE = 20.0
 """Seconds: much longer than anything takes, since the machine may be busy."""
 
 
-def until(condition: Callable[[], bool], within: float = PATIENCE) -> None:
-    """Block until *condition* holds; fail when it does not *within* seconds."""
+def until(condition: Callable[[], bool], within: float = PATIENCE, every: float = 0.005) -> None:
+    """Block until *condition* holds; fail when it does not *within* seconds. It is asked *every*
+    so many seconds: rarely, where asking is work."""
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, "the condition did not come true in time"
-        time.sleep(0.005)
+        time.sleep(every)
 
 
 async def eventually(condition: Callable[[], bool], within: float = PATIENCE) -> None:

@@ -33,6 +33,14 @@ class Consume:
 
 
 @dataclass(frozen=True, slots=True)
+class Serve:
+    """From the next connection on consume *queues*, with room for *slots* tasks."""
+
+    queues: tuple[str, ...]
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reconnect:
     """Close the connection and connect anew: whatever was delivered goes back to its queue."""
 
@@ -41,10 +49,11 @@ class Reconnect:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start the task's process under *grant*'s token in *session*."""
+    """Start the task's process under *grant*'s token, with *gpus* for its own."""
 
     task: wire.Task
     grant: wire.Grant
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,13 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeGpus:
+    """See which of these another agent of the node no longer uses, say ``GpusFree``."""
+
+    gpus: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A line for the operator."""
 
@@ -120,6 +136,7 @@ Effect = (
     Send
     | Ack
     | Consume
+    | Serve
     | Reconnect
     | Start
     | Kill
@@ -129,6 +146,7 @@ Effect = (
     | Spool
     | DropSpool
     | Probe
+    | ProbeGpus
     | Report
     | Stop
 )

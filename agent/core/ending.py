@@ -33,6 +33,8 @@ def judge(task: Task, ended: ProcessEnded, *, lapsed: bool) -> Ending:
     """
     if ended.error and lapsed:  # refused for the lapse's sake, not the task's
         return Ending("released", ended.error)
+    if ended.gpus_taken:  # nobody's fault: it waits for the other agent's task
+        return Ending("released", ended.error)
     if ended.error and ended.fault:
         return Ending("released", f"cannot start here: {ended.error}", fault=True)
     if ended.error:
@@ -41,6 +43,8 @@ def judge(task: Task, ended: ProcessEnded, *, lapsed: bool) -> Ending:
         return Ending("failed" if task.on_agent_lost == "fail" else "released", STOPPED)
     if ended.killed:
         return Ending("failed", ended.killed)
+    if ended.out_of_memory and ended.exit_code != 0:
+        return Ending("failed", ended.out_of_memory)
     if ended.signal is not None:
         return Ending("failed", f"killed by {_signal_name(ended.signal)}")
     return _exited(task, ended.exit_code, ended.outcome)

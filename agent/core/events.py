@@ -44,6 +44,13 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A dispatcher sent something of a newer *version* of the messages than this agent reads."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Confirmed:
     """The broker has confirmed the send as routed."""
 
@@ -110,7 +117,14 @@ class ProcessEnded:
     """Why it was being killed when it ended; empty when it ended by itself."""
     fault: bool = False
     """``error`` is this node's, not the task's: another agent may be able to run it."""
+    gpus_taken: tuple[str, ...] = ()
+    """``error`` is that another agent of this node uses these devices."""
     outcome: Outcome | None = None
+    out_of_memory: str = ""
+    """The kernel killed in it for want of memory: the reason for people, or ``""``."""
+    memory_peak: int | None = None
+    cpu_seconds: float | None = None
+    """As in :class:`flow.wire.Finished`, both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +159,31 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
+class GpusFree:
+    """Another agent of this node uses these devices no longer."""
+
+    gpus: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseFired:
     """The keeper has killed at its own deadline; or it is gone itself (``spared_nothing``), and
     with it also the tasks that a lapse does not kill."""
 
     reason: str
     spared_nothing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconfigured:
+    """Settings that change while tasks run; None leaves one as it is. Times in seconds."""
+
+    queues: tuple[str, ...] | None = None
+    slots: int | None = None
+    kill_grace: float | None = None
+    drain_timeout: float | None = None
+    """From the next drain on."""
+    claim_interval: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +202,7 @@ Event = (
     | LinkDown
     | Delivered
     | Received
+    | Unreadable
     | Confirmed
     | Blocked
     | Refused
@@ -179,7 +213,9 @@ Event = (
     | Spooled
     | DiskFailed
     | Probed
+    | GpusFree
     | LeaseFired
+    | Reconfigured
     | Interrupt
     | Tick
 )

@@ -7,7 +7,9 @@ seconds have passed since the *sending* of the last hello or heartbeat that the 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from msgspec.structs import replace
@@ -41,10 +43,16 @@ class Core:
         self.stopped = False
         self.work = Work(settings, spooled)
         self._settings = settings
+        self._own = settings
+        """Those of its node, before what people want in their place."""
+        self._terms = wire.Terms()
+        """What the dispatcher said last that people want."""
         self._identity = identity
         self._departure: Departure | None = None
         self._suspension = Suspension(settings.probe_interval)
         self._consuming = False
+        self._outdated = False
+        """The connection serves queues or slots that have changed since."""
         self._held_from: float | None = None
         """Some moment before the broker began to hold this link's publishers back."""
         self._held = False
@@ -63,6 +71,7 @@ class Core:
             on.LinkDown: self._on_link_down,
             on.Delivered: self._on_delivered,
             on.Received: self._on_received,
+            on.Unreadable: self._on_unreadable,
             on.Confirmed: self._on_confirmed,
             on.Blocked: self._on_blocked,
             on.Refused: self._on_refused,
@@ -73,16 +82,20 @@ class Core:
             on.Spooled: self._on_spooled,
             on.DiskFailed: lambda event, now: self._suspend(event.error, now),
             on.Probed: self._on_probed,
+            on.GpusFree: self._on_gpus_free,
             on.LeaseFired: self._on_lease_fired,
+            on.Reconfigured: self._on_reconfigured,
             on.Interrupt: self._on_interrupt,
             on.Tick: self._on_tick,
         }
         self._readers: dict[type, Callable[[Any, float], None]] = {
             wire.Grant: self._on_grant,
+            wire.Offer: lambda offer, now: self.work.offered(offer.task, now),
             wire.Deny: self._on_deny,
             wire.Answered: self._on_answered,
             wire.Answer: lambda answer, _: self.work.asks.answered(answer, self._out),
             wire.HelloWanted: self._on_hello_wanted,
+            wire.Configure: self._on_configure,
             wire.Stop: self._on_stop,
             wire.SessionEnded: self._on_session_ended,
         }
@@ -99,7 +112,8 @@ class Core:
         self._check_lease(now)
         self._takers[type(event)](event, now)
         self._speak(now)
-        self._mind_disk(now)
+        self._mind_suspension(now)
+        self._mind_settings()
         self._depart(now)
         return self._out
 
@@ -113,6 +127,28 @@ class Core:
         if self._may_speak:
             times += [self._heartbeat_due, None if self._held else self.work.next_due()]
         return None if self.stopped else min((at for at in times if at is not None), default=None)
+
+    # -- for whoever shows it ------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """As they are now."""
+        return self._settings
+
+    @property
+    def draining(self) -> bool:
+        """It is on its way out."""
+        return self._departure is not None
+
+    @property
+    def suspended(self) -> str:
+        """Why nothing new starts here for now, or ``""``."""
+        return self._suspension.reason
+
+    @property
+    def drained(self) -> str:
+        """Why people want nothing new to start here, and who, or ``""``."""
+        return self._suspension.drained
 
     # -- lease and session ---------------------------------------------------------------------
 
@@ -218,8 +254,8 @@ class Core:
 
     def _consume(self) -> None:
         """Take tasks, unless nothing new may start here."""
-        wanted = self.greeted and self._departure is None and not self._suspension.reason
-        if wanted and not self._consuming:
+        wanted = self.greeted and self._departure is None and not self._suspension.state
+        if wanted and not self._consuming and not self._outdated:
             self._consuming = True
             self._out.append(do.Consume())
 
@@ -230,6 +266,7 @@ class Core:
         # Whoever else uses this agent's name has these replies too.
         mine = event.reply.incarnation in ("", self._identity.incarnation)
         if reader is not None and mine and not self.fenced and event.reply.session == self.session:
+            self._readable(now)
             reader(event.reply, now)
 
     def _on_grant(self, grant: wire.Grant, now: float) -> None:
@@ -240,11 +277,7 @@ class Core:
 
     def _refusal(self) -> str:
         """Why nothing new may start here now, or ``""``."""
-        if self._departure is not None:
-            return "the agent drains"
-        if self._suspension.reason:
-            return f"the agent is suspended: {self._suspension.reason}"
-        return ""
+        return "the agent drains" if self._departure is not None else self._suspension.refusal
 
     def _on_deny(self, deny: wire.Deny, now: float) -> None:
         self.work.denied(deny, now, self._out)
@@ -283,6 +316,12 @@ class Core:
     def _on_process_ended(self, event: on.ProcessEnded, now: float) -> None:
         session = None if self.fenced else self.session
         self.work.process_ended(event, now, self._out, session=session)
+        if event.gpus_taken:
+            self._heartbeat_due = now  # it says so
+
+    def _on_gpus_free(self, event: on.GpusFree, now: float) -> None:
+        self.work.devices.elsewhere.difference_update(event.gpus)
+        self._heartbeat_due = now
 
     def _on_spooled(self, event: on.Spooled, now: float) -> None:
         self.work.spooled(event, now, self._out)
@@ -292,7 +331,53 @@ class Core:
     def _on_tick(self, _: on.Tick, __: float) -> None:
         """Nothing but the time has changed, and every step looks at that."""
 
-    # -- a disk that takes nothing -------------------------------------------------------------
+    def _on_reconfigured(self, event: on.Reconfigured, _: float) -> None:
+        """Queues and slots are said in a hello, and consuming goes by both: so the connection is
+        made anew. Tasks that run go on, and their messages are adopted when they come again."""
+        given = {item.name: getattr(event, item.name) for item in fields(event)}
+        new = {name: value for name, value in given.items() if value is not None}
+        self._own = dataclasses.replace(self._own, **new)
+        self._settle()
+
+    def _on_configure(self, configure: wire.Configure, now: float) -> None:
+        """People want something of this agent. What it goes by is in all that it says from now on:
+        it is told again until the dispatcher has read that."""
+        before, self._terms = self._terms, configure.terms
+        if self._terms == before:
+            return
+        self._heartbeat_due = now
+        drained = self._suspension.drained = self._terms.drained
+        if drained != before.drained:
+            text = f"drained: {drained}; what runs goes on" if drained else "no longer drained"
+            self._report("info", text)
+        self._settle()
+        self._consume()
+
+    def _settle(self) -> None:
+        """Go by the node's settings, and by what people want in their place."""
+        before, own, terms = self._settings, self._own, self._terms
+        self._settings = now = dataclasses.replace(
+            own,
+            queues=own.queues if terms.queues is None else terms.queues,
+            slots=own.slots if terms.slots is None else terms.slots,
+        )
+        self.work.reconfigure(now)
+        if (now.queues, now.slots) == (before.queues, before.slots):
+            return
+        self._report("info", f"now {now.slots} slots, queues {', '.join(now.queues)}")
+        self._outdated = True
+
+    def _mind_settings(self) -> None:
+        # A link whose publishers are held back keeps the lease: it is not given up for this.
+        if not self._outdated or self._held:
+            return
+        self._outdated = False
+        self._out.append(do.Serve(self._settings.queues, self._settings.slots))
+        if self.link and self._departure is None:
+            self._out.append(do.Reconnect("queues or slots changed"))
+            self._lose_link()
+
+    # -- what keeps everything new away --------------------------------------------------------
 
     def _suspend(self, reason: str, now: float) -> None:
         if self._suspension.begin(reason, now):
@@ -307,13 +392,32 @@ class Core:
             self.work.spool_again(self._out)
             self._consume()
 
-    def _mind_disk(self, now: float) -> None:
+    def _on_unreadable(self, event: on.Unreadable, now: float) -> None:
+        if self._suspension.unread:
+            return
+        reads = wire.VERSION
+        self._suspension.unread = (
+            f"it gets messages of version {event.version} and reads {reads}; upgrade this agent"
+        )
+        text = f"suspended: {self._suspension.unread}; nothing new starts here until then"
+        self._report("error", text)
+        self._heartbeat_due = now
+
+    def _readable(self, now: float) -> None:
+        """A dispatcher that this agent understands has answered."""
+        if self._suspension.unread:
+            self._suspension.unread = ""
+            self._report("info", "the suspension is over: the dispatcher can be understood again")
+            self._heartbeat_due = now
+            self._consume()
+
+    def _mind_suspension(self, now: float) -> None:
         if self._suspension.due(now):
             self._out.append(do.Probe())
         # A link whose publishers are held back keeps the lease: it is not given up for this.
-        if self._suspension.reason and self._consuming and not self._held:
-            # What was delivered must not wait here: another agent may have a disk.
-            self._out.append(do.Reconnect("suspended"))
+        if self._suspension.state and self._consuming and not self._held:
+            # What was delivered must not wait here: another agent may take it.
+            self._out.append(do.Reconnect(self._suspension.state))
             self._lose_link()
 
     # -- sending -------------------------------------------------------------------------------
@@ -342,6 +446,7 @@ class Core:
                 self.session,
                 now,
                 suspended=self._suspension.reason,
+                terms=self._terms,
             )
             self._send(hello, now)
         if not self._may_speak:
@@ -352,9 +457,15 @@ class Core:
                 self._send(message, now)
         if now >= self._heartbeat_due:
             self._heartbeat_due = now + self._settings.heartbeat_interval
+            if elsewhere := self.work.devices.elsewhere:
+                self._out.append(do.ProbeGpus(tuple(sorted(elsewhere))))
             expiration = 2 * (self._settings.lease + self._settings.grace)
             beat = words.heartbeat(
-                self._settings, self.work, self.session, suspended=self._suspension.reason
+                self._settings,
+                self.work,
+                self.session,
+                suspended=self._suspension.reason,
+                terms=self._terms,
             )
             self._send(beat, now, expiration)
 

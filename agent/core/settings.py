@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.core.devices import Device
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Fixed for the life of the process; times in seconds."""
+    """Times in seconds. ``Reconfigured`` says which of them may change while the agent runs."""
 
     name: str
     queues: tuple[str, ...]
     slots: int
+    gpus: tuple[Device, ...] = ()
+    gpu_share: int = 1
+    """How many tasks may have one of them at the same time."""
     heartbeat_interval: float = 5.0
     lease: float = 60.0
     """L: how long the dispatcher counts on this agent after it heard it."""
@@ -48,3 +53,8 @@ class Identity:
     boot_id: str
     incarnation: str
     software: str
+    cores: int = 0
+    memory: int = 0
+    """As in :class:`flow.wire.Hello`, both."""
+    limits: bool = False
+    """As in :class:`flow.wire.Hello`."""

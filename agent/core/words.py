@@ -16,6 +16,7 @@ def hello(
     now: float,
     *,
     suspended: str = "",
+    terms: wire.Terms | None = None,
 ) -> wire.Hello:
     """First words of *session* on a connection: tokens of older sessions end, except those whose
     result will follow and those that still run."""
@@ -29,16 +30,27 @@ def hello(
         incarnation=identity.incarnation,
         queues=settings.queues,
         slots=settings.slots,
+        cores=identity.cores,
+        memory=identity.memory,
+        gpus=tuple(device.label for device in settings.gpus),
+        gpu_share=settings.gpu_share,
         lease=settings.lease,
         spooled=tuple(work.results),
         kept=tuple(kept),
         software=identity.software,
+        limits=identity.limits,
         suspended=suspended,
+        terms=terms,
     )
 
 
 def heartbeat(
-    settings: Settings, work: Work, session: int, *, suspended: str = ""
+    settings: Settings,
+    work: Work,
+    session: int,
+    *,
+    suspended: str = "",
+    terms: wire.Terms | None = None,
 ) -> wire.Heartbeat:
     """Renews the lease. Its load is measured by whoever sends it."""
     return wire.Heartbeat(
@@ -47,7 +59,9 @@ def heartbeat(
         lease=settings.lease,
         tokens=tuple(work.running),
         slots=settings.slots,
+        free_gpus=work.free_gpus,
         suspended=suspended,
+        terms=terms,
     )
 
 

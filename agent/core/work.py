@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from agent.core import effects as do
 from agent.core.asks import Asks
+from agent.core.devices import Devices
 from agent.core.ending import judge
 from agent.core.events import Delivered, Outcome, ProcessEnded, Spooled
 from agent.core.settings import Settings
@@ -44,6 +45,7 @@ class Running:
     session: int
     handle: int | None
     grant: wire.Grant
+    gpus: tuple[str, ...] = ()
     stopping: bool = False
     """Somebody wants it to end, and it has been told."""
 
@@ -85,7 +87,12 @@ class Work:
         }
         self.releases: dict[int, Returned] = {}
         self.asks = Asks(settings.name, settings.result_interval)
+        self.devices = Devices(settings.gpus, settings.gpu_share)
         self._ended: dict[int, int] = {}
+        self._settings = settings
+
+    def reconfigure(self, settings: Settings) -> None:
+        """From now on go by *settings*. What runs beyond fewer slots goes on."""
         self._settings = settings
 
     # -- deliveries and answers ----------------------------------------------------------------
@@ -105,6 +112,13 @@ class Work:
             if isinstance(known, Claimed):
                 known.again = True
 
+    def offered(self, task: wire.Task, now: float) -> None:
+        """The dispatcher rings the bell at this agent: as with a message, but there is none to be
+        settled. Claimed also where nothing may start, since the answer brings it to another."""
+        key = (task.task_instance_id, task.try_number)
+        if self._holder(key) is None:
+            self.claims[key] = Claimed(task, None, now)
+
     def granted(
         self, grant: wire.Grant, now: float, out: list[do.Effect], *, session: int, refusal: str
     ) -> None:
@@ -120,13 +134,15 @@ class Work:
         if grant.token <= self._ended.get(grant.task_instance_id, 0):
             return  # a late copy of an older answer; this claim's own answer is still to come
         del self.claims[key]
-        if refusal := refusal or self._obstacle(grant):
+        gpus = self.devices.choose(claim.task.resources.gpus, self._given())
+        if refusal := refusal or self._obstacle(grant, claim.task, gpus):
             self._return(grant.task_instance_id, grant.token, refusal, now)
             if claim.handle is not None:
                 out.append(do.Ack(claim.handle))
             return
-        self.running[grant.token] = Running(claim.task, session, claim.handle, grant)
-        out.append(do.Start(claim.task, grant))
+        run = Running(claim.task, session, claim.handle, grant, gpus or ())
+        self.running[grant.token] = run
+        out.append(do.Start(run.task, grant, run.gpus))
 
     def denied(self, deny: wire.Deny, now: float, out: list[do.Effect]) -> None:
         """Forget the claim; its message has no further use. But one that was delivered again may
@@ -167,7 +183,7 @@ class Work:
         if run is None:
             return
         if not refusal:
-            out.append(do.Start(run.task, run.grant))
+            out.append(do.Start(run.task, run.grant, run.gpus))
             return
         del self.running[token]
         self._return(run.task.task_instance_id, token, refusal, now)
@@ -183,6 +199,7 @@ class Work:
         if run is None:
             return
         task = run.task
+        self.devices.elsewhere.update(event.gpus_taken)
         self._remember(task.task_instance_id, event.token)
         ending = judge(task, event, lapsed=run.session != session)
         if ending.state == "released":
@@ -206,6 +223,8 @@ class Work:
             stop=told.stop,
             final=told.final,
             xcom=dict(told.xcom),
+            memory_peak=event.memory_peak,
+            cpu_seconds=event.cpu_seconds,
         )
         self.results[event.token] = Result(finished, run.handle, now)
         out.append(do.Spool(finished))
@@ -291,12 +310,12 @@ class Work:
                 returned.due = now + self._settings.result_interval
                 yield replace(returned.message, session=session)
         yield from self.asks.due(now, session=session, live=self.running.__contains__)
-        free = 0 if draining else self._settings.slots - len(self.running)
+        free = 0 if draining else self._settings.slots - self.busy
         for claim in self.claims.values():
             if claim.due <= now:
                 claim.due = now + self._settings.claim_interval
                 yield self._claim(claim.task, session, max(0, free))
-            free -= 1
+            free -= claim.task.resources.slots
 
     def next_due(self) -> float | None:
         """When :meth:`due` next has something."""
@@ -305,6 +324,16 @@ class Work:
         times += [claim.due for claim in self.claims.values()]
         times += self.asks.next_due()
         return min(times, default=None)
+
+    @property
+    def busy(self) -> int:
+        """Slots that are taken."""
+        return sum(run.task.resources.slots for run in self.running.values())
+
+    @property
+    def free_gpus(self) -> int:
+        """How many different devices a task could be given."""
+        return self.devices.free(self._given())
 
     @property
     def unanswered(self) -> bool:
@@ -319,6 +348,7 @@ class Work:
             try_number=task.try_number,
             queue=task.queue,
             free_slots=free,
+            free_gpus=self.free_gpus,
         )
 
     # -- inside --------------------------------------------------------------------------------
@@ -339,12 +369,18 @@ class Work:
             self.releases[token].due = now
         return token in self.running or token in self.results or token in self.releases
 
-    def _obstacle(self, grant: wire.Grant) -> str:
+    def _given(self) -> list[tuple[str, ...]]:
+        return [run.gpus for run in self.running.values()]
+
+    def _obstacle(self, grant: wire.Grant, task: wire.Task, gpus: tuple[str, ...] | None) -> str:
         for token, run in self.running.items():
             if run.task.task_instance_id == grant.task_instance_id:
                 return f"token {token} of this task instance still runs here"
-        if len(self.running) >= self._settings.slots:
-            return "no slot is free"
+        free = self._settings.slots - self.busy
+        if task.resources.slots > free:
+            return "no slot is free" if free <= 0 else f"only {free} slots are free"
+        if gpus is None:
+            return f"of {task.resources.gpus} GPUs only {self.free_gpus} are free"
         return ""
 
     def _return(

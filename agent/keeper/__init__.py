@@ -6,6 +6,6 @@ needs the agent neither awake nor alive to end what must end. Standard library o
 part of it: it must start in milliseconds and stay small beside the tasks.
 
 ``channel`` carries messages and descriptors, ``spawn`` starts one process, ``task`` remembers one,
-``trees`` knows which process belongs to which task and ends them, ``loop`` obeys the agent, the
-deadline and signals.
+``cgroups`` makes and ends the cgroup around it where the node has any, ``trees`` knows which
+process belongs to which task and ends them, ``loop`` obeys the agent, the deadline and signals.
 """

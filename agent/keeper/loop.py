@@ -44,9 +44,11 @@ class Loop:
         *,
         boottime: Callable[[], float],
         wall: Callable[[], float],
+        cgroups: str = "",
     ) -> None:
         self._channel = channel
-        self._trees = Trees(state_id, wall)
+        self._trees = Trees(state_id, wall, cgroups)
+        self._held: dict[int, list[int]] = {}  # by token: open while anything of it lives
         self._session = session
         self._boottime = boottime
         self._wall = wall
@@ -94,6 +96,7 @@ class Loop:
         self._check_deadline()
         self._trees.enforce_timeouts(self._boottime())
         for task in self._trees.sweep(self._boottime()):
+            self._let_go(task.token)
             if not task.lapsed:
                 self._report_exit(task)
         if self._unproven is not None and not any(
@@ -146,6 +149,7 @@ class Loop:
                 "ended_at": task.ended_at,
                 "duration": task.duration,
                 "cpu": task.cpu,
+                **task.usage,
             }
         )
 
@@ -173,12 +177,21 @@ class Loop:
                 finally:
                     if fd is not None:
                         os.close(fd)
+            case "hold":
+                if fd is not None:
+                    self._held.setdefault(message["token"], []).append(fd)
             case "kill":
                 task = self._trees.tasks.get(message["token"])
                 if task is not None:
                     now = self._boottime()
                     self._trees.reap(now)  # it may have ended well just before
                     self._trees.kill(task, message["grace"], message["reason"], now)
+            case _:
+                self._execute_for_all(message)
+
+    def _execute_for_all(self, message: dict[str, Any]) -> None:
+        """A command that is about no task in particular."""
+        match message["do"]:
             case "deadline":
                 if not self._lapsed:
                     self._deadline = message["at"]
@@ -186,6 +199,8 @@ class Loop:
                 self._session = message["session"]
                 self._lapsed = False
                 self._deadline = None
+            case "ping":
+                self._tell({"is": "pong"})
             case "shutdown":
                 self._close("the agent stopped")
             case unknown:
@@ -209,13 +224,21 @@ class Loop:
                 timeout=message["timeout"],
                 grace=message["grace"],
                 now=self._boottime(),
+                limits=message["limits"],
             )
         except SpawnError as error:
+            if token not in self._trees.tasks:
+                self._let_go(token)
             self._tell({"is": "start_failed", "token": token, "reason": str(error)})
         else:
             self._tell(
                 {"is": "started", "token": token, "pid": task.pid, "started_at": self._wall()}
             )
+
+    def _let_go(self, token: int) -> None:
+        """Nothing of the task is left: give back what is held open for it."""
+        for fd in self._held.pop(token, ()):
+            os.close(fd)
 
     def _tell(self, event: dict[str, Any]) -> None:
         if not self._agent_gone:
@@ -232,8 +255,8 @@ class Loop:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a keeper: ``descriptor, agent's pid, state id, session`` are the arguments."""
-    descriptor, agent_pid, state_id, session = arguments
+    """Run a keeper: ``descriptor, agent's pid, state id, session, cgroups`` are the arguments."""
+    descriptor, agent_pid, state_id, session, cgroups = arguments
     _become_subreaper()
     wakeup_fd = _listen_to_signals()
     os.set_inheritable(int(descriptor), False)  # noqa: FBT003 -- tasks must not hold it open
@@ -248,6 +271,7 @@ def main(arguments: list[str]) -> None:
         int(session),
         boottime=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         wall=time.time,
+        cgroups=cgroups,
     ).run(agent_pidfd, wakeup_fd)
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.keeper.cgroups import Cgroup
+
 
 class Task:
     """One started task, from its start until its tree is proven dead."""
 
     __slots__ = (
+        "cgroup",
         "cpu",
         "doomed_at",
         "duration",
@@ -22,13 +28,24 @@ class Task:
         "status",
         "timeout",
         "token",
+        "usage",
     )
 
     def __init__(
-        self, token: int, pid: int, *, keep: bool, timeout: float | None, grace: float, now: float
+        self,
+        token: int,
+        pid: int,
+        *,
+        keep: bool,
+        timeout: float | None,
+        grace: float,
+        now: float,
+        cgroup: Cgroup | None = None,
     ) -> None:
         self.token = token
         self.pid = pid
+        self.cgroup = cgroup
+        self.usage: dict[str, float | str | None] = {}  # of its cgroup, once it is dead
         self.keep = keep
         self.timeout = timeout
         self.grace = grace

@@ -9,6 +9,9 @@ An orphan belongs to the task whose session (setsid) it is still in, or whose FL
 environment. One that left the session *and* had its environment cleared might be any task's: it is
 killed as soon as any task ends. That can hit a daemon that another, still running task wanted, and
 is preferred to a task that runs again beside a leftover of its first try.
+
+Where tasks have cgroups (``cgroups``), membership says whose an orphan is, a kill reaches all of a
+task at once, and its cgroup has to be unpopulated too before it counts as dead.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import signal
 from typing import TYPE_CHECKING
 
 from agent import processes
-from agent.keeper.spawn import spawn
+from agent.keeper.cgroups import Cgroup, name_of, token_of
+from agent.keeper.spawn import SpawnError, spawn
 from agent.keeper.task import Task
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 _ROUNDS = 200
 #: Looks at an orphan that is inside execve: some milliseconds, most need one microsecond.
 _EXEC_LOOKS = 50
+#: Seconds between looks at the cgroup of a task that ends, while what is left has its grace.
+_GRACE_LOOK = 0.05
 #: Seconds after which a process that resists SIGKILL is reported.
 _UNKILLABLE_AFTER = 10.0
 
@@ -35,10 +41,12 @@ _UNKILLABLE_AFTER = 10.0
 class Trees:
     """All tasks of this keeper. Times are CLOCK_BOOTTIME seconds, passed in as ``now``."""
 
-    def __init__(self, state_id: str, wall: Callable[[], float]) -> None:
+    def __init__(self, state_id: str, wall: Callable[[], float], cgroups: str = "") -> None:
+        """*cgroups*: the folder in which each task gets a cgroup; ``""``: none gets one."""
         self.tasks: dict[int, Task] = {}
         self._state_id = state_id
         self._wall = wall
+        self._cgroups = cgroups
         self._mains: dict[int, Task] = {}  # by pid, until reaped
         self._sessions: dict[int, Task] = {}  # by session id, until finished
         self._adopted: dict[int, int] = {}  # an orphan's token once known, until reaped
@@ -53,8 +61,10 @@ class Trees:
         timeout: float | None,
         grace: float,
         now: float,
+        limits: Mapping[str, str] | None = None,
     ) -> Task:
-        """Start a task: ``command`` is (argv, env, cwd, output descriptor). Raises SpawnError."""
+        """Start a task: ``command`` is (argv, env, cwd, output descriptor), ``limits`` are values
+        by files of its cgroup. Raises SpawnError."""
         argv, env, cwd, output_fd = command
         marks = {
             processes.MARK: processes.mark(self._state_id, session),
@@ -62,10 +72,36 @@ class Trees:
         }
         variables = {**env, **marks}
         variables.pop(processes.KEEPER, None)
-        pid = spawn(argv, variables, cwd, output_fd)
-        task = Task(token, pid, keep=keep, timeout=timeout, grace=grace, now=now)
+        cgroup, pid = self._bear(
+            name_of(self._state_id, session, token), lambda: spawn(argv, variables, cwd, output_fd)
+        )
+        task = Task(token, pid, keep=keep, timeout=timeout, grace=grace, now=now, cgroup=cgroup)
         self.tasks[token] = self._mains[pid] = self._sessions[pid] = task
+        problem = cgroup.hold(limits or {}) if cgroup else ""
+        if problem:
+            self.kill(task, 0.0, f"it cannot be held to its limits: {problem}", now)
         return task
+
+    def _bear(self, name: str, spawn_it: Callable[[], int]) -> tuple[Cgroup | None, int]:
+        """A new process, in a cgroup of its own where there are any. Raises SpawnError."""
+        if not self._cgroups:
+            return None, spawn_it()
+        try:
+            cgroup = Cgroup.make(self._cgroups, name)
+        except OSError as error:
+            raise SpawnError(
+                f"this node could not make a cgroup for the task: {error.strerror}"
+            ) from error
+        try:
+            return cgroup, cgroup.bear(spawn_it)
+        except OSError as error:
+            cgroup.remove()
+            raise SpawnError(
+                f"this node could not start the task in a cgroup: {error.strerror}"
+            ) from error
+        except SpawnError:
+            cgroup.remove()
+            raise
 
     def kill(self, task: Task, grace: float, reason: str, now: float) -> None:
         """TERM now, KILL after *grace*. Only the first reason counts, only an earlier KILL.
@@ -132,6 +168,9 @@ class Trees:
             ending = [task for task in self.tasks.values() if task.status is not None]
             if not ending and self.tasks:
                 break
+            for task in ending:
+                if task.cgroup is not None and task.doomed(now) and task.cgroup.populated:
+                    task.cgroup.kill()
             owners, settled = self._owners()
             if settled:
                 finished.extend(self._finish(ending, set(owners.values())))
@@ -153,6 +192,9 @@ class Trees:
                 times.append(now + min(1.0, max(0.005, waited / 4)))
             elif task.kill_at is not None:
                 times.append(task.kill_at)
+                if task.status is not None and task.cgroup is not None:
+                    # What is left has its grace, and is perhaps no child whose end we hear of.
+                    times.append(now + _GRACE_LOOK)
             elif task.timeout is not None:
                 times.append(task.started + task.timeout)
         return min(times, default=None)
@@ -200,12 +242,17 @@ class Trees:
             return
         found = processes.snapshot()
         orphans = [pid for pid, token in self._owners()[0].items() if token in tokens]
+        cgroups = [task.cgroup for task in tasks if task.cgroup is not None]
+        members = [cgroup.pids() for cgroup in cgroups]
         others = [
             found[pid]
-            for pid in processes.descendants(found, [*groups, *orphans])
+            for pid in processes.descendants(found, [*groups, *orphans]).union(*members)
             if pid in found and found[pid].group not in groups
         ]
         for number in numbers:
+            if number == signal.SIGKILL:
+                for cgroup in cgroups:
+                    cgroup.kill()
             for group in groups:
                 _send(os.killpg, group, number)
             for process in others:
@@ -235,6 +282,9 @@ class Trees:
     def _owner(self, orphan: processes.Process) -> int | None:
         if orphan.session in self._sessions:
             return self._sessions[orphan.session].token
+        token = token_of(orphan.pid, self._state_id) if self._cgroups else None
+        if token in self.tasks:
+            return token
         variables = processes.environment(orphan)
         for _ in range(_EXEC_LOOKS):
             if variables is not None:
@@ -261,12 +311,24 @@ class Trees:
         """Forget and return those of *ending* that no orphan may belong to."""
         if None in owners:
             return []
-        finished = [task for task in ending if task.token not in owners]
+        finished = [task for task in ending if task.token not in owners and _emptied(task)]
         for task in finished:
             del self.tasks[task.token]
             if self._sessions.get(task.pid) is task:
                 del self._sessions[task.pid]
         return finished
+
+
+def _emptied(task: Task) -> bool:
+    """Whether nothing is left in its cgroup, which is then measured and removed."""
+    cgroup = task.cgroup
+    if cgroup is None:
+        return True
+    if cgroup.populated:
+        return False
+    task.usage = cgroup.usage()
+    cgroup.remove()
+    return True
 
 
 def _kill_orphan(pid: int, *, group: bool) -> None:

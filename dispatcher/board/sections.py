@@ -80,7 +80,7 @@ def agents_section(view: BoardView, now: datetime) -> Section:
             Text(f"{agent.busy}/{agent.slots}"),
             _agent_state(agent),
             Text("" if heard is None else span((now - heard).total_seconds())),
-            _text(agent.suspended if agent.on_hold else ", ".join(agent.queues)),
+            _text(agent.held_because or ", ".join(agent.queues)),
         )
 
     def rest(shown: int) -> str:
@@ -100,8 +100,8 @@ def agents_section(view: BoardView, now: datetime) -> Section:
 
 
 def _agent_state(agent: AgentView) -> Text:
-    if agent.on_hold:
-        return Text("! suspended", RED)
+    if agent.hold:
+        return Text(f"! {agent.hold}", RED if agent.hold == "suspended" else ORANGE)
     look = AGENT_LOOKS[agent.state]
     return Text(f"{look.glyph} {agent.state}", look.style)
 
@@ -109,13 +109,15 @@ def _agent_state(agent: AgentView) -> Text:
 def _agent_rank(agent: AgentView, now: datetime) -> int:
     heard = agent.last_heartbeat
     recently = heard is not None and (now - heard).total_seconds() < _NEWS
+    if agent.hold:
+        return 0
     match agent.state:
         case AgentState.LOST:
             return 0
         case AgentState.DEAD:
             return 0 if recently else 2
         case AgentState.ONLINE:
-            return 0 if agent.on_hold else 1
+            return 1
         case AgentState.OFFLINE:
             return 3
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from dispatcher.core import xcoms
+from dispatcher.core.holding import refusal
 from dispatcher.core.moves import Ending, Wished, end_token, move_task
 from dispatcher.core.placing import make_ready, park, unpark
 from dispatcher.core.records import OpenTry, TaskRow, Wish
@@ -22,6 +23,7 @@ from flow.wire import Answered, Claim, Deny, Finished, Grant, Release
 
 def claim(state: State, agent: Agent, message: Claim, now: Instant, out: Effects) -> None:
     """Answer a claim of the agent's current session: grant, grant again, or deny."""
+    agent.devices_said(message.free_gpus)
     task = state.tasks.get(message.task_instance_id)
     if task is None or task.try_number != message.try_number:
         _deny(agent, message, "this try is over", out)
@@ -32,7 +34,7 @@ def claim(state: State, agent: Agent, message: Claim, now: Instant, out: Effects
         _deny(agent, message, f"it is {task.state}", out)
     elif task.queue not in agent.row.queues:
         _deny(agent, message, f"agent {agent.row.name} does not serve queue {task.queue!r}", out)
-    elif refusal := _no_room(state, agent, task):
+    elif reason := refusal(state, agent, task):
         move_task(
             state,
             task,
@@ -40,10 +42,10 @@ def claim(state: State, agent: Agent, message: Claim, now: Instant, out: Effects
             now,
             out,
             actor=f"agent {agent.row.name}",
-            reason=refusal,
+            reason=reason,
         )
         park(state, task)
-        _deny(agent, message, f"not now: {refusal}", out)
+        _deny(agent, message, f"not now: {reason}", out)
     else:
         _grant(state, agent, task, now, out)
 
@@ -232,7 +234,7 @@ def _grant(state: State, agent: Agent, task: TaskRow, now: Instant, out: Effects
             at=now.wall,
         )
     )
-    agent.tokens[token] = task.id
+    agent.take(token, task.id, state.shape(task))
     _send_grant(state, agent, task, now, out)
 
 
@@ -256,26 +258,6 @@ def _deny(agent: Agent, message: Claim, reason: str, out: Effects) -> None:
         reason=reason,
     )
     out.reply(agent, deny)
-
-
-def _no_room(state: State, agent: Agent, task: TaskRow) -> str:
-    """Why the agent cannot take this task now, or ``""``."""
-    if agent.row.suspended:
-        return f"agent {agent.row.name} is suspended: {agent.row.suspended}"
-    if len(agent.tokens) >= agent.row.slots:
-        return f"all {agent.row.slots} slots of agent {agent.row.name} are busy"
-    if is_suspect(state, task) and any(
-        is_suspect(state, state.tasks[pk]) for pk in agent.tokens.values()
-    ):
-        # One suspect at a time, so that the next death has one culprit.
-        return f"agent {agent.row.name} runs another task that may have killed an agent"
-    return ""
-
-
-def is_suspect(state: State, task: TaskRow) -> bool:
-    """Whether one more death of an agent fails the task as poison. Not sooner: after an agent's
-    first death all that it ran shall run again side by side."""
-    return task.deaths >= state.rules.max_deaths - 1
 
 
 def _granted_to(agent: Agent, task: TaskRow) -> bool:

@@ -16,6 +16,7 @@ from dispatcher.core import (
     requests,
     scheduling,
     sessions,
+    versions,
     wishes,
     xcoms,
 )
@@ -59,6 +60,13 @@ class Core:
             case wire.Marker() if message.reign == self.state.reign:
                 leases.marker_returned(self.state, message.number, now, out)
                 reconcile.marker_returned(self.state, message.number)
+        self._follow_up(now, out)
+        return out
+
+    def receive_newer(self, sender: wire.Sender, now: Instant) -> Effects:
+        """An agent's event of a newer version than this dispatcher reads."""
+        out = Effects()
+        versions.received(self.state, sender, now, out)
         self._follow_up(now, out)
         return out
 
@@ -170,7 +178,10 @@ class Core:
         """Queues with rows whose message should be at the broker."""
         return sorted(name for name, queue in self.state.queues.items() if queue.queued)
 
-    def log_owner(self, chunk: wire.LogChunk) -> int | None:
-        """The run of a chunk that carries the latest token of a task in memory."""
+    def log_owner(self, chunk: wire.LogChunk) -> tuple[int, str] | None:
+        """The run, and the agent, of a chunk that carries the latest token of a task in memory."""
         task = self.state.tasks.get(chunk.task_instance_id)
-        return task.run_pk if task is not None and task.token == chunk.token else None
+        if task is None or task.agent is None:
+            return None
+        latest = (task.try_number, task.token) == (chunk.try_number, chunk.token)
+        return (task.run_pk, task.agent) if latest else None

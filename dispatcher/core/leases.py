@@ -10,8 +10,8 @@ was sent before has been read by then.
 
 This is what lets an agent go on through a broker's alarm (``agent.core``): nothing that it could
 not send counts against it, whether or not anybody was told of the alarm. An alarm can go unseen
-only while no pulse is due, for :data:`FIRST_PULSE` intervals at most, and another may pass before
-the agent's next heartbeat: hence G is at least three intervals (``flow.config``).
+only while no pulse is due, for ``Rules.short_silence`` (two intervals) at most, and another may
+pass before the agent's next heartbeat: hence G is at least three intervals (``flow.config``).
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ from collections.abc import Iterator
 from dispatcher.core.records import AgentState
 from dispatcher.core.sessions import show, take_over
 from dispatcher.core.state import Agent, Effects, Instant, Pulse, State
-
-#: Heartbeat intervals of silence before the first pulse.
-FIRST_PULSE = 2
 
 #: Two sums of the same floats differ in their last bits, in seconds.
 _ROUNDING = 1e-6
@@ -82,7 +79,7 @@ def _pulse_due(state: State) -> float | None:
     interval, last = state.rules.heartbeat_interval, state.last_pulse
     due = []
     for agent in _live(state):
-        first = agent.heard + FIRST_PULSE * interval
+        first = agent.heard + state.rules.short_silence
         again = min(last + interval, agent.heard + _patience(state, agent))
         due.append(max(first, last, again))
     return min(due, default=None)

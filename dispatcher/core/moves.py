@@ -56,10 +56,10 @@ def move_task(
     run.unfinished += (source in TERMINAL) - (target in TERMINAL)
     dag_id = run.row.dag_id
     state.active_tasks[dag_id] += (target in ACTIVE) - (source in ACTIVE)
-    if source is TaskState.QUEUED:
-        queue = state.queue(task.queue)
-        queue.queued.discard(task.id)
-        queue.missing.pop(task.id, None)
+    if source is TaskState.SCHEDULED:
+        state.meant.pop(task.id, None)
+    elif source is TaskState.QUEUED:
+        state.queue(task.queue).dequeue(task.id)
     out.writes.append(
         MoveTask(
             task_pk=task.id,
@@ -113,9 +113,7 @@ def end_token(
     if task.wish:
         values |= {"wish": Wish.NONE, "wish_by": ""}
     if task.agent is not None:
-        holder = state.agents[task.agent]
-        holder.tokens.pop(task.token, None)
-        holder.granted.pop(task.token, None)
+        state.agents[task.agent].give_back(task.token)
     out.writes.append(
         CloseTry(
             task_pk=task.id,

@@ -9,45 +9,110 @@ from __future__ import annotations
 import heapq
 from datetime import datetime
 
+from dispatcher.core.holding import drop_holds, hold_room, refusal
 from dispatcher.core.moves import move_task
+from dispatcher.core.queues import NOTHING, ONE, QueueState, Rank, Shape
 from dispatcher.core.records import TaskRow
-from dispatcher.core.state import Effects, Instant, State
+from dispatcher.core.state import Agent, Effects, Instant, State
 from flow.states import TaskEvent, TaskState
-from flow.wire import Task
+from flow.wire import Offer, Task
 
 
 def make_ready(state: State, task: TaskRow) -> None:
     """Put a scheduled task whose delay has passed where :func:`place` finds it."""
-    heapq.heappush(state.queue(task.queue).ready, _rank(state, task))
+    state.queue(task.queue).push(state.rank(task), state.shape(task))
 
 
 def place(state: State, name: str, now: Instant, out: Effects, most: int | None = None) -> int:
     """Queue the best of a queue's scheduled tasks while it has room, *most* at the most; how many
-    it were."""
+    it were. Where there is none for a task that needs much, those behind it that need less go on,
+    but room is held for it (:mod:`dispatcher.core.holding`)."""
     queue = state.queue(name)
-    room = sum(agent.free for agent in state.serving(name)) - len(queue.queued)
-    if not queue.parked:
-        room += state.rules.lookahead
-    if most is not None:
-        room = min(room, most)
+    sight = _Sight(state, queue)
+    stuck: set[Shape] = set()
     placed = 0
-    while placed < room and queue.ready:
-        task = state.tasks.get(heapq.heappop(queue.ready)[2])
+    while (most is None or placed < most) and (best := queue.best(stuck)):
+        rank, shape = best
+        task = state.tasks.get(rank[2])
         if task is None or task.state is not TaskState.SCHEDULED:
+            queue.pop(shape)
             continue
-        if _room_for(state, task) <= 0:
-            held = state.held.setdefault(state.run_of(task).row.dag_id, [])
-            heapq.heappush(held, _rank(state, task))
-            continue
-        move_task(state, task, TaskEvent.QUEUE, now, out, queued_at=now.wall)
-        queue.queued.add(task.id)
-        out.publications.append(publication(state, task))
-        placed += 1
+        may_go = sight.has_room(rank, shape)
+        if (may_go or shape != ONE) and state.allowance(task) <= 0:
+            queue.pop(shape)
+            heapq.heappush(state.held.setdefault(state.run_of(task).row.dag_id, []), rank)
+        elif may_go:
+            queue.pop(shape)
+            _send(state, task, shape, now, out)
+            placed += 1
+        else:
+            stuck.add(shape)
+            if shape != ONE:
+                hold_room(state, task)
     return placed
+
+
+class _Sight:
+    """What the agents of a queue could give at one moment."""
+
+    def __init__(self, state: State, queue: QueueState) -> None:
+        self._state = state
+        self._queue = queue
+        self._agents = list(state.serving(queue.name))
+        self._anyone = sum(agent.free.slots for agent in self._agents)
+
+    def has_room(self, rank: Rank, shape: Shape) -> bool:
+        """Whether a task of *shape* may be published: one like most others also somewhat ahead of
+        the room there is, if agents do not show that this is of no use."""
+        state, queue = self._state, self._queue
+        ahead = 0 if queue.parked else state.rules.lookahead
+        if shape == ONE and not state.holds:
+            return queue.awaited.slots < self._anyone + ahead
+        rooms = [agent.room(rank) for agent in self._agents]
+        total = Shape(sum(room.slots for room in rooms), sum(room.gpus for room in rooms))
+        if shape == ONE or not rooms:
+            return queue.awaited.slots < total.slots + ahead
+        if (own := state.holds.get(rank[2])) is not None:
+            agent = state.agents[own]
+            wanted = shape.plus(self._awaited_before(rank))
+            fits = shape.fits(agent.room(rank)) and wanted.fits(total)
+            if fits and rank[2] not in agent.offered:
+                return True
+        return queue.awaited.plus(shape).fits(total) and any(shape.fits(room) for room in rooms)
+
+    def _awaited_before(self, rank: Rank) -> Shape:
+        """What those will take that are on their way and rank above."""
+        total = NOTHING
+        for task_pk, shape in self._queue.queued.items():
+            if self._state.rank(self._state.tasks[task_pk]) < rank:
+                total = total.plus(shape)
+        return total
+
+
+def _send(state: State, task: TaskRow, shape: Shape, now: Instant, out: Effects) -> None:
+    """Ring the bell for *task*: for whoever serves its queue, or for the one agent it is meant
+    for."""
+    names = state.holds.get(task.id), state.meant.get(task.id)
+    move_task(state, task, TaskEvent.QUEUE, now, out, queued_at=now.wall)
+    agents = [state.agents[name] for name in names if name is not None]
+    agent = next((agent for agent in agents if _may_offer(state, agent, task)), None)
+    # What is held at an agent is not shown as room: it is not taken of that a second time.
+    held = agent is not None and agent.hold is not None and agent.hold.task_pk == task.id
+    state.queue(task.queue).enqueue(task.id, NOTHING if held else shape)
+    message = publication(state, task)
+    if agent is not None:
+        agent.offered.add(task.id)
+    if agent is None or agent.stated is None:  # not to a release that does not know offers
+        out.publications.append(message)
+    else:
+        out.reply(agent, Offer(session=agent.row.session, task=message))
 
 
 def place_all(state: State, now: Instant, out: Effects) -> None:
     """:func:`place` for every queue with something to publish."""
+    for agent in drop_holds(state):
+        for name in agent.row.queues:
+            unpark(state, name)
     if state.rules.parallelism:
         room = state.rules.parallelism - sum(state.active_tasks.values())
         _place_best(state, room, now, out)
@@ -62,7 +127,7 @@ def _place_best(state: State, room: int, now: Instant, out: Effects) -> None:
     looked at again with the next event."""
     open_queues = [queue for queue in state.queues.values() if queue.ready]
     while room > 0 and open_queues:
-        best = min(open_queues, key=lambda queue: queue.ready[0])
+        best = min(open_queues, key=lambda queue: min(heap[0] for heap in queue.ready.values()))
         placed = place(state, best.name, now, out, most=1)
         room -= placed
         if not placed or not best.ready:
@@ -101,12 +166,25 @@ def _iso(moment: datetime | None) -> str | None:
 
 def park(state: State, task: TaskRow) -> None:
     """Keep a task that an agent just had no room for. It goes back to the ready ones when a slot
-    becomes free; at once, if another agent has one now."""
-    queue = state.queue(task.queue)
+    becomes free; at once, if another agent has room now. Then it is left to chance no more, which
+    might bring it to the wrong agent again and again: it is offered to that one."""
+    queue, shape = state.queue(task.queue), state.shape(task)
     queue.parked.add(task.id)
-    free = sum(agent.free for agent in state.serving(task.queue))
-    if free > len(queue.queued):
-        unpark(state, task.queue)
+    if shape != ONE:
+        hold_room(state, task)
+    agents = list(state.serving(task.queue))
+    roomy = [agent for agent in agents if _may_offer(state, agent, task)]
+    free = sum(agent.room(state.rank(task)).slots for agent in agents)
+    if roomy and (shape != ONE or queue.awaited.slots < free):
+        chosen = max(roomy, key=lambda agent: (agent.free, agent.row.name))
+        state.meant[task.id] = chosen.row.name
+        queue.parked.discard(task.id)
+        make_ready(state, task)
+
+
+def _may_offer(state: State, agent: Agent, task: TaskRow) -> bool:
+    """Whether *agent* has room for *task*, and was not offered it since its last heartbeat."""
+    return agent.taking and task.id not in agent.offered and not refusal(state, agent, task)
 
 
 def unpark(state: State, name: str) -> None:
@@ -126,22 +204,8 @@ def release_held(state: State, dag_id: str) -> None:
     while held:
         task = state.tasks.get(held[0][2])
         if task is not None and task.state is TaskState.SCHEDULED:
-            if _room_for(state, task) <= let_go:
+            if state.allowance(task) <= let_go:
                 return
             make_ready(state, task)
             let_go += 1
         heapq.heappop(held)
-
-
-def _rank(state: State, task: TaskRow) -> tuple[int, int, int]:
-    spec = state.run_of(task).plan.tasks[task.task_id]
-    return -spec.priority_weight, task.run_pk, task.id
-
-
-def _room_for(state: State, task: TaskRow) -> int:
-    """How many more task instances of the task's DAG may be queued or running now."""
-    run = state.run_of(task)
-    dag = state.dags.get(run.row.dag_id)
-    if dag is not None and dag.paused:
-        return 0
-    return run.plan.spec.max_active_tasks - state.active_tasks[run.row.dag_id]

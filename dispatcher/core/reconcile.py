@@ -9,7 +9,8 @@ message, which is denied.
 from __future__ import annotations
 
 from dispatcher.core.placing import publication
-from dispatcher.core.state import Effects, Missing, State
+from dispatcher.core.queues import Missing
+from dispatcher.core.state import Effects, State
 
 
 def observed(state: State, name: str, ready: int, out: Effects) -> None:
@@ -25,7 +26,7 @@ def observed(state: State, name: str, ready: int, out: Effects) -> None:
             if task.try_number == missing.try_number:
                 out.publications.append(publication(state, task))
                 out.notes.append(f"queue {name}: published task instance {task_pk} again")
-    if unseen := queue.queued - queue.missing.keys():
+    if unseen := queue.queued.keys() - queue.missing.keys():
         marker = state.next_marker()
         out.markers.append(marker)
         for task_pk in unseen:

@@ -91,7 +91,7 @@ class TaskRow:
     failures: int = 0
     """Tries that count against ``retries``: a lost agent does not."""
     deaths: int = 0
-    """Unclean ends of sessions charged to this instance."""
+    """Unclean ends of sessions charged to this instance, and not taken back."""
     releases: int = 0
     """Tokens given back in a row without having run."""
     token: int = 0
@@ -136,6 +136,8 @@ class AgentRow:
     wanted_queues: tuple[str, ...] | None = None
     """What it was told to serve in the place of its settings, until somebody takes it back."""
     wanted_slots: int | None = None
+    charged: tuple[int, ...] = ()
+    """Task instances that run again, charged with a death when this session was taken over."""
     last_heartbeat: datetime | None = None
 
 
@@ -152,14 +154,15 @@ class LoadedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A command's request: ``kind`` is trigger, pause, unpause, clear or cancel."""
+    """A command's request: ``kind`` is one of those that ``dispatcher.core.requests`` handles."""
 
     id: int
     kind: str
     arguments: Mapping[str, Any]
     """trigger: ``dag_id, run_id, conf``; pause, unpause: ``dag_id``; cancel:
-    ``dag_id, run_id``; clear: ``dag_id, run_id, task_id, upstream, downstream, failed``; all:
-    ``actor``, who asked."""
+    ``dag_id, run_id``; clear: ``dag_id, run_id, task_id, upstream, downstream, failed``;
+    declare_dead, drain (and ``reason``), resume, set_agent (and ``queues, slots, reset``):
+    ``agent``; all: ``actor``, who asked."""
     created_at: datetime
 
 
@@ -250,6 +253,19 @@ class SetWish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakeBackDeath:
+    """A task instance has only so many ``deaths`` from now on: one agent that ran it had not died.
+    No transition; guarded by ``state`` and ``token``. Leaves a line in the audit."""
+
+    task_pk: int
+    state: TaskState
+    token: int
+    deaths: int
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetCancelled:
     """Somebody wants a run to end (``by``), or no longer (``by`` is empty). Leaves a line in the
     audit."""
@@ -310,6 +326,18 @@ class SaveAgent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToldAgent:
+    """Somebody wants something of an agent; its row comes with :class:`SaveAgent`, this is the line
+    in the audit. ``event``: drain, resume or set."""
+
+    agent: str
+    event: str
+    reason: str
+    actor: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndSession:
     """A session is over: ``how`` is goodbye, superseded, lapsed, lost or declared
     dead."""
@@ -358,11 +386,13 @@ Write = (
     | MoveRun
     | MoveTask
     | SetWish
+    | TakeBackDeath
     | SetCancelled
     | OpenTry
     | CloseTry
     | SaveXcoms
     | SaveAgent
+    | ToldAgent
     | EndSession
     | TouchAgents
     | TouchLeader

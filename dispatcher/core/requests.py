@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dispatcher.core import sessions, wishes
+from dispatcher.core import sessions, terms, wishes
 from dispatcher.core.placing import release_held
 from dispatcher.core.records import AgentState, CloseIntent, DagRow, Intent, LoadedRun, SetPaused
 from dispatcher.core.runs import create_run, start_waiting_runs
 from dispatcher.core.scheduling import SCHEDULED
-from dispatcher.core.state import ActiveRun, Effects, Instant, State
+from dispatcher.core.state import ActiveRun, Agent, Effects, Instant, State
 from flow.errors import nearest
+from flow.names import QUEUE
+
+#: As in the setting ``agent.slots``.
+MOST_SLOTS = 10_000
 
 
 class Refused(Exception):
@@ -108,16 +112,44 @@ def _clear(
 def _declare_dead(
     state: State, intent: Intent, _: LoadedRun | None, now: Instant, out: Effects
 ) -> None:
-    name = str(intent.arguments.get("agent"))
-    agent = state.agents.get(name)
-    if agent is None:
-        raise Refused(f"agent {name!r}: expected one ever seen{nearest(name, state.agents)}")
+    agent = _agent(state, intent)
     if agent.row.state is AgentState.ONLINE:
         raise Refused(
-            f"agent {name!r}: expected one that is silent, got one that was heard "
+            f"agent {agent.row.name!r}: expected one that is silent, got one that was heard "
             f"{now.mono - agent.heard:.0f} s ago; stop it on its node first"
         )
     sessions.declare_dead(state, agent, _actor(intent), now, out)
+
+
+def _drain(state: State, intent: Intent, _: LoadedRun | None, now: Instant, out: Effects) -> None:
+    agent = _agent(state, intent)
+    reason = str(intent.arguments.get("reason") or "").strip()
+    if not reason:
+        raise Refused(f"agent {agent.row.name!r}: expected a reason to drain it, got none")
+    terms.drain(state, agent, now, out, reason=reason, actor=_actor(intent))
+
+
+def _resume(state: State, intent: Intent, _: LoadedRun | None, now: Instant, out: Effects) -> None:
+    terms.resume(state, _agent(state, intent), now, out, actor=_actor(intent))
+
+
+def _set_agent(
+    state: State, intent: Intent, _: LoadedRun | None, now: Instant, out: Effects
+) -> None:
+    agent = _agent(state, intent)
+    queues, slots = intent.arguments.get("queues"), intent.arguments.get("slots")
+    if queues is not None and not (
+        isinstance(queues, list) and queues and not any(map(QUEUE.problem, queues))
+    ):
+        raise Refused(
+            f"agent {agent.row.name!r}: expected names of queues ({QUEUE.text}), got {queues!r}"
+        )
+    if slots is not None and not (type(slots) is int and 1 <= slots <= MOST_SLOTS):
+        raise Refused(f"agent {agent.row.name!r}: expected 1 to {MOST_SLOTS} slots, got {slots!r}")
+    if not intent.arguments.get("reset"):
+        queues = agent.row.wanted_queues if queues is None else dict.fromkeys(queues)
+        slots = agent.row.wanted_slots if slots is None else slots
+    terms.configure(state, agent, now, out, queues=queues, slots=slots, actor=_actor(intent))
 
 
 _HANDLERS: dict[str, Callable[[State, Intent, LoadedRun | None, Instant, Effects], None]] = {
@@ -127,6 +159,9 @@ _HANDLERS: dict[str, Callable[[State, Intent, LoadedRun | None, Instant, Effects
     "cancel": _cancel,
     "clear": _clear,
     "declare_dead": _declare_dead,
+    "drain": _drain,
+    "resume": _resume,
+    "set_agent": _set_agent,
 }
 
 
@@ -134,6 +169,13 @@ def _find(kind: str) -> Callable[[State, Intent, LoadedRun | None, Instant, Effe
     if kind not in _HANDLERS:
         raise Refused(f"intent: expected one of {', '.join(_HANDLERS)}, got {kind!r}")
     return _HANDLERS[kind]
+
+
+def _agent(state: State, intent: Intent) -> Agent:
+    name = str(intent.arguments.get("agent"))
+    if name not in state.agents:
+        raise Refused(f"agent {name!r}: expected one ever seen{nearest(name, state.agents)}")
+    return state.agents[name]
 
 
 def active_run(state: State, intent: Intent) -> ActiveRun | None:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dispatcher.core.claims import conclude, is_suspect, put_off, slot_freed
-from dispatcher.core.moves import Ending, end_token
+from dispatcher.core.claims import slot_freed
+from dispatcher.core.deaths import lose_tokens, take_back
 from dispatcher.core.records import (
     AgentRow,
     AgentState,
     EndSession,
     SaveAgent,
-    TaskRow,
     TouchAgents,
 )
 from dispatcher.core.state import Agent, Effects, Instant, State
-from flow.states import TaskEvent
+from dispatcher.core.terms import incompatible, stated
 from flow.wire import Event, Heartbeat, Hello, HelloWanted, SessionEnded
 
 
@@ -39,7 +38,7 @@ def current(state: State, message: Event, now: Instant, out: Effects) -> Agent |
     if message.incarnation not in ("", agent.row.incarnation):
         _refuse(message, agent, f"session {message.session} belongs to another process", out)
         return None
-    _hear(agent, now, out)
+    hear(agent, now, out)
     return agent
 
 
@@ -61,6 +60,8 @@ def hello(state: State, message: Hello, now: Instant, out: Effects) -> None:
         row.drained = older.drained
         row.wanted_queues, row.wanted_slots = older.wanted_queues, older.wanted_slots
         agent.heard = agent.spoke = now.mono
+        agent.gpus_elsewhere = 0
+        agent.offered.clear()
         if message.session > older.session:
             _supersede(state, agent, older, message, now, out)
     out.writes.append(SaveAgent(agent=replace(row), at=now.wall))
@@ -68,6 +69,7 @@ def hello(state: State, message: Hello, now: Instant, out: Effects) -> None:
         f"agent {row.name} is here: session {row.session}, {row.slots} slots, "
         f"queues {', '.join(row.queues)}"
     )
+    stated(agent, message.terms, out, tell=True)
     slot_freed(state, agent)
 
 
@@ -83,7 +85,7 @@ def _row_of(message: Hello, now: Instant) -> AgentRow:
         slots=message.slots,
         lease=message.lease,
         software=message.software,
-        suspended=message.suspended,
+        suspended=message.suspended or incompatible(message.version),
         last_heartbeat=now.wall,
         cores=message.cores,
         memory=message.memory,
@@ -103,7 +105,9 @@ def _supersede(
     if older.state in (AgentState.ONLINE, AgentState.LOST):
         how = "superseded" if crashed else "lapsed"
         out.writes.append(EndSession(agent=older.name, session=older.session, how=how, at=now.wall))
-    _lose_tokens(
+    if older.incarnation == message.incarnation:
+        take_back(state, older.name, older.charged, now, out)
+    lose_tokens(
         state,
         agent,
         now,
@@ -117,12 +121,18 @@ def _supersede(
 def heartbeat(state: State, agent: Agent, message: Heartbeat, now: Instant, out: Effects) -> None:
     """The lease an agent goes by is the one it states, and so is whether it takes tasks."""
     agent.row.lease = message.lease
-    if agent.row.suspended == message.suspended:
+    if agent.devices_said(message.free_gpus) or agent.offered:
+        agent.offered.clear()
+        slot_freed(state, agent)
+    # If another dispatcher's version is what suspends it, this one's answer ends that.
+    stated(agent, message.terms, out, tell=message.suspended != "")
+    suspended = message.suspended or incompatible(message.version)
+    if agent.row.suspended == suspended:
         return
-    agent.row.suspended = message.suspended
+    agent.row.suspended = suspended
     out.writes.append(SaveAgent(agent=replace(agent.row), at=now.wall))
-    if message.suspended:
-        out.notes.append(f"agent {agent.row.name} is suspended: {message.suspended}")
+    if suspended:
+        out.notes.append(f"agent {agent.row.name} is suspended: {suspended}")
     else:
         out.notes.append(f"agent {agent.row.name} takes tasks again")
         slot_freed(state, agent)
@@ -132,7 +142,7 @@ def goodbye(state: State, agent: Agent, now: Instant, out: Effects) -> None:
     """The session has drained: nothing of it runs."""
     agent.row.state = AgentState.OFFLINE
     _end_session(agent, "goodbye", now, out)
-    _lose_tokens(state, agent, now, out, died=False, reason=f"agent {agent.row.name} said goodbye")
+    lose_tokens(state, agent, now, out, died=False, reason=f"agent {agent.row.name} said goodbye")
     out.notes.append(f"agent {agent.row.name} said goodbye")
 
 
@@ -159,7 +169,10 @@ def take_over(
     if agent.live:
         agent.row.state = AgentState.DEAD
         _end_session(agent, how, now, out)
-    _lose_tokens(state, agent, now, out, died=True, vanished=not certain, reason=reason)
+    charged = lose_tokens(state, agent, now, out, died=True, vanished=not certain, reason=reason)
+    if charged:
+        agent.row.charged += charged
+        out.writes.append(SaveAgent(agent=replace(agent.row), at=now.wall))
 
 
 def touch(state: State, out: Effects) -> None:
@@ -204,8 +217,7 @@ def _postponed(state: State, agent: Agent, message: Hello, now: Instant) -> str:
     """Why a hello is not accepted yet, or ``""``. A machine that was started anew has been silent
     for a while; a copy of it says hello while the first one goes on sending heartbeats."""
     row = agent.row
-    patience = 2 * state.rules.heartbeat_interval
-    heard = agent.spoke is not None and now.mono - agent.spoke < patience
+    heard = agent.spoke is not None and now.mono - agent.spoke < state.rules.short_silence
     if not agent.live or message.session <= row.session or message.boot_id == row.boot_id:
         return ""
     if not heard:
@@ -232,7 +244,8 @@ def _refuse(message: Event, agent: Agent, reason: str, out: Effects) -> None:
     out.notes.append(f"agent {message.agent} session {message.session} is refused: {reason}")
 
 
-def _hear(agent: Agent, now: Instant, out: Effects) -> None:
+def hear(agent: Agent, now: Instant, out: Effects) -> None:
+    """Its present session has said something."""
     agent.heard = agent.spoke = now.mono
     agent.row.last_heartbeat = now.wall
     if agent.row.state is AgentState.LOST:
@@ -247,51 +260,6 @@ def show(agent: Agent, state: AgentState, now: Instant, out: Effects) -> None:
 
 
 def _end_session(agent: Agent, how: str, now: Instant, out: Effects) -> None:
+    agent.row.suspended = ""  # whoever is gone has no full disk
     ended = EndSession(agent=agent.row.name, session=agent.row.session, how=how, at=now.wall)
     out.writes += [ended, SaveAgent(agent=replace(agent.row), at=now.wall)]
-
-
-def _lose_tokens(
-    state: State,
-    agent: Agent,
-    now: Instant,
-    out: Effects,
-    *,
-    died: bool,
-    reason: str,
-    vanished: bool = False,
-    kept: frozenset[int] | set[int] = frozenset(),
-) -> None:
-    """End the agent's tokens except *kept*. *died*: an unclean end, charged to a suspect, else to
-    those that were there at an earlier one, else to all.
-    *vanished*: nobody knows whether the tasks are dead, so those that must wait do."""
-    lost = [state.tasks[pk] for token, pk in agent.tokens.items() if token not in kept]
-    if vanished:
-        lost = [task for task in lost if _on_agent_lost(state, task) != "wait"]
-    suspects = [task for task in lost if is_suspect(state, task)]
-    suspects = suspects or [task for task in lost if task.deaths > 0] or lost
-    for task in lost:
-        charged = died and task in suspects
-        _lose(state, task, now, out, reason, deaths=task.deaths + charged)
-    slot_freed(state, agent)
-
-
-def _lose(
-    state: State, task: TaskRow, now: Instant, out: Effects, reason: str, *, deaths: int
-) -> None:
-    verdict = ""
-    if deaths >= state.rules.max_deaths:
-        verdict = f"{deaths} agents died while running it; last: {reason}"
-    elif _on_agent_lost(state, task) == "fail":
-        verdict = f"{reason} (on_agent_lost='fail')"
-    if verdict:
-        ending = Ending(outcome="lost", reason=verdict)
-        wished = end_token(state, task, TaskEvent.FAIL, ending, now, out, deaths=deaths)
-        conclude(state, task, wished, now, out)
-    else:
-        ending = Ending(outcome="lost", reason=reason)
-        put_off(state, task, TaskEvent.LOSE, ending, now, out, deaths=deaths)
-
-
-def _on_agent_lost(state: State, task: TaskRow) -> str:
-    return state.run_of(task).plan.tasks[task.task_id].on_agent_lost

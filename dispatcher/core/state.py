@@ -13,6 +13,7 @@ import msgspec
 
 from dispatcher.core.agenda import Agenda
 from dispatcher.core.plan import Plan
+from dispatcher.core.queues import NOTHING, Hold, QueueState, Rank, Shape
 from dispatcher.core.records import (
     AgentRow,
     AgentState,
@@ -24,7 +25,7 @@ from dispatcher.core.records import (
 )
 from dispatcher.core.rules import Upstream
 from flow.states import ACTIVE, TERMINAL, RunState, TaskState
-from flow.wire import Reply, Task, Wanted
+from flow.wire import Reply, Task, Terms, Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class Rules:
     max_deaths: int = 3
     max_releases: int = 3
     release_backoff: float = 5.0
+
+    @property
+    def short_silence(self) -> float:
+        """Seconds of silence that mean nothing yet: one heartbeat may be late, or lost."""
+        return 2 * self.heartbeat_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,31 +122,6 @@ class ActiveRun:
                 counts.count(self.tasks[name].state)
 
 
-@dataclass(slots=True)
-class Missing:
-    """A queued row that the broker showed no message for."""
-
-    try_number: int
-    marker: int
-    read_up: bool = False
-    """The marker came back: claims sent before it have been read."""
-
-
-@dataclass(slots=True)
-class QueueState:
-    """One queue's tasks on their way to agents."""
-
-    name: str
-    ready: list[tuple[int, int, int]] = field(default_factory=list)
-    """Heap of scheduled tasks: (-priority_weight, run, task_pk)."""
-    queued: set[int] = field(default_factory=set)
-    """Published, or to be published: rows in state queued."""
-    parked: set[int] = field(default_factory=set)
-    """Scheduled tasks that an agent had no room for; they wait for a slot to become free."""
-    missing: dict[int, Missing] = field(default_factory=dict)
-    """By task_pk: queued rows under suspicion."""
-
-
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """The marker that is on its way to prove the events queue clear, and when (mono) it left."""
@@ -163,6 +144,17 @@ class Agent:
     """Live token -> task_pk, of this session or kept from an older one."""
     granted: dict[int, float] = field(default_factory=dict)
     """Live token -> when (mono) its grant was last sent."""
+    taken: dict[int, Shape] = field(default_factory=dict)
+    """Live token -> what it takes."""
+    used: Shape = NOTHING
+    """The sum of these."""
+    gpus_elsewhere: int = 0
+    """Devices that it cannot give, by its own word: another agent of its node uses them."""
+    hold: Hold | None = None
+    offered: set[int] = field(default_factory=set)
+    """Tasks that it was offered since its last heartbeat: each once, lest they go in circles."""
+    stated: Terms | None = None
+    """The terms that it says it goes by; ``None``: unknown in this reign, or it cannot be told."""
 
     @property
     def live(self) -> bool:
@@ -170,11 +162,72 @@ class Agent:
         return self.row.state in (AgentState.ONLINE, AgentState.LOST)
 
     @property
-    def free(self) -> int:
-        """Slots it could fill now."""
-        if self.row.state is not AgentState.ONLINE or self.row.suspended:
-            return 0
-        return max(0, self.row.slots - len(self.tokens))
+    def terms(self) -> Terms:
+        """What people want of it."""
+        row = self.row
+        return Terms(drained=row.drained, queues=row.wanted_queues, slots=row.wanted_slots)
+
+    @property
+    def slots(self) -> int:
+        """How many it has, or shall have, whichever is less."""
+        wanted = self.row.wanted_slots
+        return self.row.slots if wanted is None else min(self.row.slots, wanted)
+
+    def serves(self, queue: str) -> bool:
+        """Whether it consumes *queue*, and shall."""
+        wanted = self.row.wanted_queues
+        return queue in self.row.queues and (wanted is None or queue in wanted)
+
+    @property
+    def taking(self) -> bool:
+        """Whether it may start anything new."""
+        row = self.row
+        return row.state is AgentState.ONLINE and not row.suspended and not row.drained
+
+    @property
+    def capacity(self) -> Shape:
+        """What it has while nothing runs there."""
+        return Shape(self.slots, len(self.row.gpus))
+
+    @property
+    def free(self) -> Shape:
+        """What it could give now. Devices: how many different ones surely have a place, wherever
+        its tasks share them."""
+        if not self.taking:
+            return NOTHING
+        full = self.used.gpus // max(1, self.row.gpu_share) + self.gpus_elsewhere
+        return Shape(max(0, self.slots - self.used.slots), max(0, len(self.row.gpus) - full))
+
+    def room(self, rank: Rank) -> Shape:
+        """What a task of *rank* may count on: not on what is held for one that goes before it.
+        While that one lacks devices, its slots are of no use to it and anybody's."""
+        free = self.free
+        if self.hold is None or self.hold.rank >= rank:
+            return free
+        held = self.hold.shape
+        slots = free.slots if held.gpus > free.gpus else free.slots - held.slots
+        return Shape(max(0, slots), max(0, free.gpus - held.gpus))
+
+    def take(self, token: int, task_pk: int, shape: Shape) -> None:
+        """*token* lives from now on."""
+        self.tokens[token] = task_pk
+        self.taken[token] = shape
+        self.used = self.used.plus(shape)
+
+    def give_back(self, token: int) -> None:
+        """*token* has ended."""
+        self.tokens.pop(token, None)
+        self.granted.pop(token, None)
+        self.used = self.used.plus(self.taken.pop(token, NOTHING), -1)
+
+    def devices_said(self, free_gpus: int | None) -> bool:
+        """It says how many different devices it could give; ``None``: it does not say. Whether it
+        has more to give than was thought."""
+        before = self.gpus_elsewhere
+        if free_gpus is not None:
+            counted = len(self.row.gpus) - self.used.gpus // max(1, self.row.gpu_share)
+            self.gpus_elsewhere = max(0, counted - free_gpus)
+        return self.gpus_elsewhere < before
 
 
 @dataclass(slots=True)
@@ -191,7 +244,7 @@ class State:
     agents: dict[str, Agent] = field(default_factory=dict)
     waiting_runs: dict[str, deque[int]] = field(default_factory=dict)
     """Per DAG: runs in state queued, oldest first."""
-    held: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
+    held: dict[str, list[Rank]] = field(default_factory=dict)
     """Per DAG: heap, like ``ready``, of tasks held back by its pause or its max_active_tasks."""
     active_tasks: dict[str, int] = field(default_factory=dict)
     """Per DAG: task instances queued or running."""
@@ -204,6 +257,10 @@ class State:
     seen_intents: set[int] = field(default_factory=set)
     timers: list[tuple[float, int, int]] = field(default_factory=list)
     """Heap of (mono, task_pk, try_number): when a delayed task may be looked at again."""
+    holds: dict[int, str] = field(default_factory=dict)
+    """By task_pk: the agent that has a :class:`Hold` for it."""
+    meant: dict[int, str] = field(default_factory=dict)
+    """By task_pk: the agent that it is offered to, since another one had no room for it."""
     last_run_pk: int = 0
     last_task_pk: int = 0
     last_token: int = 0
@@ -220,9 +277,27 @@ class State:
         """The run a task instance belongs to."""
         return self.runs[task.run_pk]
 
+    def shape(self, task: TaskRow) -> Shape:
+        """What *task* takes of its agent."""
+        resources = self.run_of(task).plan.tasks[task.task_id].resources
+        return Shape(resources.slots, resources.gpus)
+
+    def rank(self, task: TaskRow) -> Rank:
+        """When it is *task*'s turn."""
+        spec = self.run_of(task).plan.tasks[task.task_id]
+        return -spec.priority_weight, task.run_pk, task.id
+
+    def allowance(self, task: TaskRow) -> int:
+        """How many more task instances of the task's DAG may be queued or running now."""
+        run = self.run_of(task)
+        dag = self.dags.get(run.row.dag_id)
+        if dag is not None and dag.paused:
+            return 0
+        return run.plan.spec.max_active_tasks - self.active_tasks[run.row.dag_id]
+
     def serving(self, queue: str) -> Iterable[Agent]:
         """Live agents that serve *queue*."""
-        return (a for a in self.agents.values() if a.live and queue in a.row.queues)
+        return (a for a in self.agents.values() if a.live and a.serves(queue))
 
     def next_marker(self) -> int:
         """A number for a marker of this reign."""
@@ -267,11 +342,11 @@ def _adopt_run(state: State, row: RunRow, tasks: list[TaskRow], now: Instant) ->
                 delay = (task.not_before - now.wall).total_seconds() if task.not_before else 0.0
                 state.wake_at(now.mono + max(0.0, delay), task)
             case TaskState.QUEUED:
-                state.queue(task.queue).queued.add(task.id)
+                state.queue(task.queue).enqueue(task.id, state.shape(task))
             case TaskState.RUNNING:
                 if task.agent is not None:
                     holder = state.agents[task.agent]
-                    holder.tokens[task.token] = task.id
+                    holder.take(task.token, task.id, state.shape(task))
                     holder.granted[task.token] = now.mono
 
 

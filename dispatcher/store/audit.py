@@ -15,6 +15,8 @@ from dispatcher.core.records import (
     SetCancelled,
     SetPaused,
     SetWish,
+    TakeBackDeath,
+    ToldAgent,
     Write,
 )
 from dispatcher.store.models import Audit, DagRun, TaskInstance
@@ -34,13 +36,14 @@ _COLUMNS = (
     Audit.task_id,
     Audit.map_index,
     Audit.task_pk,
+    Audit.agent,
 )
 
 
 def write_audit(database: Database, writes: Sequence[Write]) -> None:
     """Add a line for each of *writes* that is a transition, in their order."""
     task_names = _task_names(
-        database, {x.task_pk for x in writes if isinstance(x, MoveTask | SetWish)}
+        database, {x.task_pk for x in writes if isinstance(x, MoveTask | SetWish | TakeBackDeath)}
     )
     run_names = _run_names(
         database, {x.run_pk for x in writes if isinstance(x, MoveRun | SetCancelled)}
@@ -50,7 +53,8 @@ def write_audit(database: Database, writes: Sequence[Write]) -> None:
 
 def dag_line(at: datetime, actor: str, dag_id: str, event: str, *, source: str, target: str) -> Raw:
     """A line about a DAG."""
-    return (at, actor, "dag", event, source, target, "", dag_id, None, None, None, None, None)
+    told = (at, actor, "dag", event, source, target, "")
+    return (*told, dag_id, None, None, None, None, None, None)
 
 
 def add_lines(database: Database, lines: Iterable[Raw]) -> None:
@@ -64,13 +68,13 @@ def _lines(
 ) -> Iterator[Raw]:
     for write in writes:
         if isinstance(write, MoveTask):
-            yield (*_transition("task", write), *task_names[write.task_pk])
+            yield (*_transition("task", write), *task_names[write.task_pk], None)
         elif isinstance(write, InsertRun):
             run = write.run
             created = (run.created_at, write.actor, "run", "create", "", run.state.value, "")
-            yield (*created, run.dag_id, run.run_id, run.id, None, None, None)
+            yield (*created, run.dag_id, run.run_id, run.id, None, None, None, None)
         elif isinstance(write, MoveRun):
-            yield (*_transition("run", write), *run_names[write.run_pk], None, None, None)
+            yield (*_transition("run", write), *run_names[write.run_pk], None, None, None, None)
         elif isinstance(write, SetWish):
             asked = (
                 write.at,
@@ -81,11 +85,18 @@ def _lines(
                 "running",
                 "",
             )
-            yield (*asked, *task_names[write.task_pk])
+            yield (*asked, *task_names[write.task_pk], None)
+        elif isinstance(write, TakeBackDeath):
+            was = write.state.value
+            told = (write.at, "dispatcher", "task", "take back a death", was, was, write.reason)
+            yield (*told, *task_names[write.task_pk], None)
         elif isinstance(write, SetCancelled):
             event = "cancel" if write.by else "go on"
             told = (write.at, write.actor, "run", event, "", "", "")
-            yield (*told, *run_names[write.run_pk], None, None, None)
+            yield (*told, *run_names[write.run_pk], None, None, None, None)
+        elif isinstance(write, ToldAgent):
+            wanted = (write.at, write.actor, "agent", write.event, "", "", write.reason)
+            yield (*wanted, "", None, None, None, None, None, write.agent)
         elif isinstance(write, SetPaused):
             states = ("unpaused", "paused")
             event = "pause" if write.paused else "unpause"

@@ -46,7 +46,8 @@ class BoardReader(Reader):
         leader = Leader.select(Leader.epoch, Leader.heard_at)
         agents = Agent.select(
             *(Agent.name, Agent.session, Agent.state),
-            *(Agent.queues, Agent.slots, Agent.last_heartbeat, Agent.suspended),
+            *(Agent.queues, Agent.slots, Agent.last_heartbeat),
+            *(Agent.suspended, Agent.drained),
         ).order_by(Agent.name)
         errors = DagImportError.select(DagImportError.file, DagImportError.at)
         audit = Audit.select(fn.MAX(Audit.id))

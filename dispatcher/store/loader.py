@@ -87,14 +87,17 @@ def load_run(database: Database, dag_id: str, run_id: str) -> LoadedRun | None:
     return None
 
 
-def run_of_try(database: Database, task_pk: int, try_number: int, token: int) -> int | None:
-    """The run of a try that was granted *token*; ``None`` if there was no such try."""
+def owner_of_try(
+    database: Database, task_pk: int, try_number: int, token: int
+) -> tuple[int, str] | None:
+    """The run of a try that was granted *token*, and the agent it was granted to; ``None`` if there
+    was no such try."""
     task, grant = models.TaskInstance, models.TaskTry
     query = (
-        task.select(task.run)
+        task.select(task.run, grant.agent)
         .join(grant)
         .where(task.id == task_pk, grant.try_number == try_number, grant.token == token)
     )
     with errors_translated(database):
         answer = fetch(database, query)
-    return answer[0][0] if answer else None
+    return (answer[0][0], answer[0][1]) if answer else None

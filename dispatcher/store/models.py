@@ -254,6 +254,7 @@ class Agent(Table):
     drained = FreeTextField(default="")
     wanted_queues = JsonField(null=True)
     wanted_slots = BigIntegerField(null=True)
+    charged = JsonField(default=())
 
 
 class AgentSession(Table):
@@ -296,8 +297,9 @@ class Audit(Table):
     actor = TextField()
     """Who: ``dispatcher``, ``agent <name>``, ``user <name>``."""
     entity = TextField()
-    """What moved: ``dag``, ``run`` or ``task``."""
+    """What moved: ``dag``, ``run``, ``task`` or ``agent``."""
     dag_id = TextField()
+    """Empty where it is an agent."""
     run_id = TextField(null=True)
     task_id = TextField(null=True)
     map_index = IntegerField(null=True)
@@ -308,6 +310,8 @@ class Audit(Table):
     """The state it left; empty for what had none."""
     target = TextField()
     reason = FreeTextField()
+    agent = TextField(null=True)
+    """The agent that somebody wanted something of."""
 
 
 class Leader(Table):

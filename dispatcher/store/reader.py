@@ -13,11 +13,11 @@ from typing import Any
 from peewee import Database, Query, fn
 
 from dispatcher.core.past import GOOD_ENDS
-from dispatcher.core.records import AgentState, LastScheduled
+from dispatcher.core.records import LastScheduled
+from dispatcher.store.agentviews import AgentViews
 from dispatcher.store.database import errors_translated
 from dispatcher.store.history import last_scheduled
 from dispatcher.store.models import (
-    Agent,
     Dag,
     DagImportError,
     DagRun,
@@ -27,6 +27,7 @@ from dispatcher.store.models import (
     TaskTry,
 )
 from dispatcher.store.views import (
+    AgentDetail,
     AgentView,
     DagView,
     ImportErrorView,
@@ -36,7 +37,7 @@ from dispatcher.store.views import (
     TaskView,
     TryView,
 )
-from dispatcher.waiting import QueueLoad, Surroundings, Waiter, why_run_waits, why_waiting
+from dispatcher.waiting import QueueLoad, Surroundings, Waiter, shape_of, why_run_waits, why_waiting
 from flow.dagspec import DagSpec
 from flow.errors import UnknownName, nearest
 from flow.states import ACTIVE, RUN_TERMINAL, RunState, TaskState
@@ -55,6 +56,7 @@ class Reader:
     def __init__(self, database: Database, *, parallelism: int = 0) -> None:
         self._database = database
         self._parallelism = parallelism
+        self._agents = AgentViews(self._rows)
 
     # -- DAGs ------------------------------------------------------------------------------
 
@@ -179,37 +181,15 @@ class Reader:
 
     def agents(self) -> list[AgentView]:
         """Every agent ever seen, by name."""
-        running = self._unfinished(TaskInstance.agent).where(
-            TaskInstance.state == TaskState.RUNNING
-        )
-        busy = Counter(row["agent"] for row in self._rows(running.dicts()))
-        return [
-            AgentView(
-                name=row.name,
-                queues=tuple(row.queues),
-                slots=row.slots,
-                busy=busy[row.name],
-                state=row.state,
-                last_heartbeat=row.last_heartbeat,
-                suspended=row.suspended,
-            )
-            for row in self._rows(Agent.select().order_by(Agent.name))
-        ]
+        return self._agents.all()
+
+    def agent(self, name: str) -> AgentDetail:
+        """All that is known of one agent. Raises :class:`UnknownName`."""
+        return self._agents.one(name)
 
     def queue_loads(self) -> Mapping[str, QueueLoad]:
         """The live agents of each queue that has any."""
-        loads: dict[str, QueueLoad] = {}
-        for agent in self.agents():
-            for queue in agent.queues if agent.live else ():
-                load = loads.get(queue, QueueLoad())
-                loads[queue] = QueueLoad(
-                    agents=load.agents + 1,
-                    lost=load.lost + (agent.state is AgentState.LOST),
-                    suspended=load.suspended + agent.on_hold,
-                    slots=load.slots + agent.slots,
-                    busy=load.busy + agent.busy,
-                )
-        return loads
+        return self._agents.loads()
 
     def queues(self) -> list[QueueView]:
         """Every queue that an active DAG, a live agent or an unfinished task names, by name."""
@@ -292,6 +272,7 @@ class Reader:
                 retries=spec.retries,
                 not_before=row.not_before,
                 stored=row.reason,
+                takes=shape_of(spec.resources),
             )
             load = loads.get(row.queue, QueueLoad())
             return why_waiting(waiter, around, load, now) or str(row.reason)

@@ -20,6 +20,7 @@ Raw = tuple[Any, ...]
 AGENT_LISTS: dict[str, Callable[[Any], Any]] = {
     "queues": tuple,
     "gpus": tuple,
+    "charged": tuple,
     "wanted_queues": lambda value: None if value is None else tuple(value),
 }
 

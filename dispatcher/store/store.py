@@ -125,9 +125,10 @@ class Store:
         """One run with all its task instances, ended or not; ``None`` if there is none."""
         return loader.load_run(self.database, dag_id, run_id)
 
-    def run_of_try(self, task_pk: int, try_number: int, token: int) -> int | None:
-        """The run of the try that was granted *token*; ``None`` if there was none."""
-        return loader.run_of_try(self.database, task_pk, try_number, token)
+    def owner_of_try(self, task_pk: int, try_number: int, token: int) -> tuple[int, str] | None:
+        """The run of the try that was granted *token*, and its agent; ``None`` if there was
+        none."""
+        return loader.owner_of_try(self.database, task_pk, try_number, token)
 
     def close(self) -> None:
         """Close this thread's connection; the next call would open another."""

@@ -94,20 +94,32 @@ class TryView:
     outcome: str | None
     exit_code: int | None
     reason: str
+    memory_peak: int | None = None
+    """The most its processes used together, in bytes, where the node measures it."""
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentView:
-    """An agent, and how many of its slots are taken."""
+    """An agent, and how much of it is taken."""
 
     name: str
     queues: tuple[str, ...]
     slots: int
     busy: int
+    """Slots that are taken."""
+    running: int = 0
+    """Tasks."""
+    gpus: tuple[str, ...] = ()
+    gpu_share: int = 1
+    gpus_busy: int = 0
+    """Places on devices that are taken; each has ``gpu_share``."""
     state: AgentState
     last_heartbeat: datetime | None
     suspended: str = ""
     """Why it starts nothing new for now, if so."""
+    drained: str = ""
+    """Why people want it to take nothing new, and who; empty: nobody does."""
 
     @property
     def live(self) -> bool:
@@ -115,9 +127,51 @@ class AgentView:
         return self.state in (AgentState.ONLINE, AgentState.LOST)
 
     @property
-    def on_hold(self) -> bool:
-        """It is heard, but takes no tasks."""
-        return self.state is AgentState.ONLINE and self.suspended != ""
+    def hold(self) -> str:
+        """``suspended`` or ``drained`` where it is heard, but takes no tasks; else ``""``. One that
+        cannot be understood is offline and suspended: it has no session."""
+        if self.suspended and self.state in (AgentState.ONLINE, AgentState.OFFLINE):
+            return "suspended"
+        return "drained" if self.drained and self.state is AgentState.ONLINE else ""
+
+    @property
+    def held_because(self) -> str:
+        """Why it takes no tasks, where :attr:`hold` says that it does not."""
+        return {"suspended": self.suspended, "drained": self.drained}.get(self.hold, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningTask:
+    """A task that an agent has."""
+
+    run: str
+    """``DAG/RUN_ID``."""
+    task_id: str
+    map_index: int
+    try_number: int
+    since: datetime | None
+    slots: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentDetail:
+    """All that is known of an agent and its node."""
+
+    agent: AgentView
+    session: int
+    since: datetime | None
+    """When its latest session began."""
+    software: str
+    cores: int
+    memory: int
+    """Bytes; 0: it did not say, and the same with ``cores``."""
+    limits: bool
+    """Whether it can hold tasks to memory, cpus and pids."""
+    wanted_queues: tuple[str, ...] | None
+    wanted_slots: int | None
+    """What people want in the place of its own settings."""
+    tasks: tuple[RunningTask, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

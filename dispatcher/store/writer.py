@@ -28,6 +28,7 @@ from dispatcher.core.records import (
     SetCancelled,
     SetPaused,
     SetWish,
+    TakeBackDeath,
     TaskRow,
     TouchAgents,
     TouchLeader,
@@ -66,7 +67,8 @@ def apply(database: Database, writes: Sequence[Write]) -> None:
             _move_run(database, write)
         elif isinstance(write, SetCancelled):
             _set_cancelled(database, write)
-    _move_tasks(database, [_as_move(x) for x in writes if isinstance(x, MoveTask | SetWish)])
+    moving = MoveTask | SetWish | TakeBackDeath
+    _move_tasks(database, [_as_move(x) for x in writes if isinstance(x, moving)])
     _open_tries(database, _only(OpenTry, writes))
     for close in _only(CloseTry, writes):
         _close_try(database, close)
@@ -144,11 +146,22 @@ def _move_alike(database: Database, moves: Sequence[MoveTask]) -> None:
         raise GuardFailed(_task_mismatch(database, moves))
 
 
-def _as_move(write: MoveTask | SetWish) -> MoveTask:
-    """A wish as a move from running to running, so that it keeps its place among the task's moves:
-    the token it is on may end in the same flush."""
+def _as_move(write: MoveTask | SetWish | TakeBackDeath) -> MoveTask:
+    """What is no transition as a move from a state to itself, so that it keeps its place among the
+    task's moves: the token that a wish is on may end in the same flush."""
     if isinstance(write, MoveTask):
         return write
+    if isinstance(write, TakeBackDeath):
+        return MoveTask(
+            task_pk=write.task_pk,
+            event=TaskEvent.LOSE,
+            source=write.state,
+            target=write.state,
+            token_before=write.token,
+            values={"deaths": write.deaths},
+            at=write.at,
+            actor="dispatcher",
+        )
     return MoveTask(
         task_pk=write.task_pk,
         event=TaskEvent.CANCEL if write.wish is Wish.CANCEL else TaskEvent.CLEAR,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 
+from flow import sizes
 from flow.errors import nearest
 from flow.names import QUEUE, NameRule
 
@@ -19,11 +19,6 @@ MAX_SECONDS = 3650 * 86400.0
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 
 
-#: Below this not even a shell lives.
-MIN_MEMORY = 1024 * 1024
-_MAX_MEMORY = 2**62
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTkmgt]?)i?[Bb]?")
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _LONGEST_OWNER = 250
 _LONGEST_TAG = 100
 
@@ -130,18 +125,10 @@ def seconds(*, positive: bool) -> Callable[[object], float]:
 
 
 def memory(value: object) -> int:
-    """A size in bytes: a whole number, or text with K, M, G or T behind it, powers of 1024 as
-    systemd's MemoryMax= has them."""
-    expected = f"a size from {MIN_MEMORY >> 20}M, such as '512M' or '4G', or a number of bytes"
-    if isinstance(value, str):
-        found = _SIZE.fullmatch(value)
-        size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
-    elif isinstance(value, int) and not isinstance(value, bool):
-        size = value
-    else:
-        raise bad(expected, value)
-    if not MIN_MEMORY <= size <= _MAX_MEMORY:
-        raise bad(expected, value)
+    """A size in bytes (flow.sizes)."""
+    size = sizes.read_memory(value)
+    if size is None:
+        raise bad(sizes.MEMORY, value)
     return size
 
 

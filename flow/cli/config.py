@@ -16,12 +16,13 @@ def config() -> None:
 
 @config.command(cls=Command)
 @output_option
+@click.option("--instance", metavar="Q", default="", help="As for `flow-agent --instance Q`.")
 @pass_invocation
-def show(invocation: Invocation, output: str) -> None:
+def show(invocation: Invocation, output: str, instance: str) -> None:
     """Show every setting, and where it comes from. Passwords are masked."""
     from flow.config import SECTIONS, describe
 
-    settings = invocation.config(SECTIONS)
+    settings = invocation.config(SECTIONS, instance=instance)
     rows = [
         {
             "key": f"{item.section}.{item.key}" if item.section else item.key,

@@ -14,11 +14,13 @@ from flow.errors import FlowError
 def dispatcher(invocation: Invocation) -> int:
     """Run a dispatcher until SIGTERM or SIGINT.
 
-    Several may run: one leads, the others stand by.
+    Several may run: one leads, the others stand by. SIGHUP has it say which settings have
+    changed since it was started.
     """
     import asyncio
 
     from dispatcher.service import run
+    from flow.cli.broker import tls_of
     from flow.cli.wakesocket import ring
     from flow.config import DISPATCHER_SECTIONS
     from flow.reporting import setup_logging
@@ -32,4 +34,5 @@ def dispatcher(invocation: Invocation) -> int:
             "stop it, or set another FLOW_HOME"
         )
     setup_logging("dispatcher", invocation.log_level)
-    return asyncio.run(run(config, AmqpBroker(config.broker.url.reveal())))
+    broker = AmqpBroker(config.broker.url.reveal(), tls_of(config))
+    return asyncio.run(run(config, broker, read=lambda: invocation.reread(DISPATCHER_SECTIONS)))

@@ -92,7 +92,7 @@ class Embedded:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as exits:
-            exits.callback(self._on_reader.close, self._close_database)
+            exits.push_async_callback(self._on_reader.close, self._close_database)
             exits.enter_context(_locked(self._config.home))
             await self._on_reader(migrate, self._database)
             link = await self._broker.connect("flow standalone")

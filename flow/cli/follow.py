@@ -11,16 +11,17 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from flow.cli.broker import open_channel
+from flow.cli.broker import open_channel, tls_of
 from flow.cli.invocation import Invocation
 from flow.cli.pieces import Assembly
 from flow.cli.wake import is_embedded
 from flow.errors import MessageError, TransportError
 from flow.states import TERMINAL
-from flow.topology import LOGS, QueueSpec, follower_queue, log_key
+from flow.topology import QueueSpec, follower_queue, log_pattern, sender_of
 
 if TYPE_CHECKING:
     from pika.adapters.blocking_connection import BlockingChannel
@@ -39,6 +40,14 @@ _QUEUE_BYTES = 64 * 1024 * 1024
 _PREFETCH = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A piece of output, and the agent it comes from."""
+
+    agent: str
+    chunk: LogChunk
+
+
 def follow_log(
     invocation: Invocation, reader: Reader, run: RunView, task_id: str, try_number: int | None
 ) -> None:
@@ -51,11 +60,12 @@ def follow_log(
     if is_embedded(config):
         follower.follow(_ticks(), live=False)
         return
-    spec = follower_queue(log_key(run.dag_id, task_id), secrets.token_hex(8))
+    spec = follower_queue(log_pattern(run.dag_id, task_id), secrets.token_hex(8))
     try:
-        with open_channel(config.broker.url.reveal()) as channel:
+        with open_channel(config.broker.url.reveal(), tls_of(config)) as channel:
             _bind(channel, spec)
-            follower.follow(_live(channel, spec.name), live=True)
+            verify = config.dispatcher.verify_users
+            follower.follow(_live(channel, spec.name, verify=verify), live=True)
     except TransportError as error:
         invocation.warn(f"{error}; following what is stored instead")
         follower.follow(_ticks(), live=False)
@@ -84,32 +94,36 @@ class Follower:
         self._only = try_number
         self._task = reader.task(run, task_id, datetime.now(UTC))
         self._current = 0  # none yet: tries count from 1
+        self._agent = ""
         self._output = Assembly(_write)
-        self._later: dict[int, list[LogChunk]] = {}
+        self._later: dict[int, list[Heard]] = {}
         self._told = ""
         self._patient_until: float | None = None
 
-    def follow(self, source: Iterator[LogChunk | None], *, live: bool) -> None:
+    def follow(self, source: Iterator[Heard | None], *, live: bool) -> None:
         """Take chunks until the task has ended; ``None`` is a moment without one."""
         look_at = self._clock()
-        for chunk in source:
-            if chunk is not None:
-                self._take(chunk)
+        for heard in source:
+            if heard is not None:
+                self._take(heard)
             if self._clock() >= look_at:
                 if self._look(live=live):
                     return
                 look_at = self._clock() + _PAUSE
 
-    def _take(self, chunk: LogChunk) -> None:
+    def _take(self, heard: Heard) -> None:
+        chunk = heard.chunk
         if chunk.task_instance_id != self._task.pk:
             return  # the same task of another run
         if chunk.try_number == self._current:
+            if heard.agent != self._agent:
+                return  # not to be believed: the dispatcher, which receives it too, says so
             data = chunk.text.encode()
             self._output.add(chunk.offset, data)
             if chunk.last:
                 self._output.ends_at(chunk.offset + len(data))
         elif chunk.try_number > self._current:
-            self._later.setdefault(chunk.try_number, []).append(chunk)
+            self._later.setdefault(chunk.try_number, []).append(heard)
 
     def _look(self, *, live: bool) -> bool:
         """Compare with database and store; True once there is nothing more to come."""
@@ -138,12 +152,13 @@ class Follower:
 
     def _begin(self, item: TryView) -> None:
         self._current = item.try_number
+        self._agent = item.agent
         self._output = Assembly(_write)
         self._patient_until = None
         self._say(f"{self._task_id}: try {item.try_number} on {item.agent}")
         self._read_store()
-        for chunk in self._later.pop(item.try_number, []):
-            self._take(chunk)
+        for heard in self._later.pop(item.try_number, []):
+            self._take(heard)
 
     def _read_store(self) -> None:
         pieces = self._store.stored(self._run.pk, self._task.pk, self._current, self._output.passed)
@@ -189,19 +204,18 @@ def _ticks() -> Iterator[None]:
 
 def _bind(channel: BlockingChannel, spec: QueueSpec) -> None:
     arguments = {**spec.arguments, "x-max-length-bytes": _QUEUE_BYTES}
-    channel.exchange_declare(LOGS, exchange_type="topic", durable=True)
     channel.queue_declare(
         spec.name, durable=spec.durable, exclusive=spec.exclusive, arguments=arguments
     )
     channel.queue_bind(spec.name, spec.exchange, spec.key)
 
 
-def _live(channel: BlockingChannel, queue: str) -> Iterator[LogChunk | None]:
+def _live(channel: BlockingChannel, queue: str, *, verify: bool) -> Iterator[Heard | None]:
     from flow.wire import LogChunk, decode
 
     channel.basic_qos(prefetch_count=_PREFETCH)
     yield None  # look at what is stored first
-    for method, _, body in channel.consume(queue, inactivity_timeout=_PAUSE):
+    for method, properties, body in channel.consume(queue, inactivity_timeout=_PAUSE):
         if method is None:
             yield None
             continue
@@ -210,5 +224,8 @@ def _live(channel: BlockingChannel, queue: str) -> Iterator[LogChunk | None]:
             message = decode(body)
         except MessageError:
             continue  # not flow's: the dispatcher, which receives it too, says so
+        agent = sender_of(method.routing_key)
+        if verify and properties.user_id != agent:
+            continue
         if isinstance(message, LogChunk):
-            yield message
+            yield Heard(agent, message)

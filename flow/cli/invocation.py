@@ -35,20 +35,45 @@ class Invocation:
         self,
         concerns: Collection[str] = COMMAND_SECTIONS,
         options: Mapping[str, tuple[str, object]] | None = None,
+        *,
+        instance: str = "",
     ) -> Config:
         """The settings, read at the first call. *concerns* are the sections this process uses:
-        what is wrong in the others does not stop it; *options* are as in ``load_config``.
+        what is wrong in the others does not stop it; *options* and *instance* are as in
+        ``load_config``.
 
         Raises :class:`~flow.errors.ConfigError`.
         """
         if self._config is None:
-            from flow.config import load_config
-
-            path = None if self.config_path is None else Path(self.config_path)
-            self._config = load_config(path, os.environ, concerns=concerns, options=options)
-            for warning in self._config.warnings:
-                self.warn(warning)
+            self._config = self._read_config(concerns, options, instance)
         return self._config
+
+    def reread(
+        self,
+        concerns: Collection[str],
+        options: Mapping[str, tuple[str, object]] | None = None,
+        *,
+        instance: str = "",
+    ) -> Config:
+        """The settings as they are now, for a daemon that reloads. Raises
+        :class:`~flow.errors.ConfigError`."""
+        return self._read_config(concerns, options, instance)
+
+    def _read_config(
+        self,
+        concerns: Collection[str],
+        options: Mapping[str, tuple[str, object]] | None,
+        instance: str,
+    ) -> Config:
+        from flow.config import load_config
+
+        path = None if self.config_path is None else Path(self.config_path)
+        config = load_config(
+            path, os.environ, concerns=concerns, options=options, instance=instance
+        )
+        for warning in config.warnings:
+            self.warn(warning)
+        return config
 
     def database(self) -> Database:
         """The database, migrated or not. Raises :class:`~flow.errors.StoreError`."""

@@ -12,8 +12,10 @@ from flow.cli.config import config
 from flow.cli.dags import dags
 from flow.cli.database import db
 from flow.cli.dispatcher import dispatcher
+from flow.cli.doctor import doctor
 from flow.cli.grammar import Command, Group, global_options, run
 from flow.cli.queues import queues
+from flow.cli.rights import broker
 from flow.cli.runs import runs
 from flow.cli.standalone import standalone
 from flow.cli.tasks import tasks
@@ -49,7 +51,7 @@ def version() -> None:
 
 for _command in (
     *(standalone, db, dispatcher, dags, runs, tasks, variables),
-    *(queues, agents, board, config),
+    *(queues, agents, board, broker, config, doctor),
 ):
     root.add_command(_command)
 

@@ -5,25 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flow.cli.grammar import Command, Group, output_option
 from flow.cli.invocation import Invocation, pass_invocation
 from flow.cli.names import run_argument, task_argument
-from flow.cli.output import moment, print_listing
+from flow.cli.output import moment, print_listing, print_object
 from flow.cli.rerun import clear
 from flow.cli.trial import test_task
 from flow.errors import UnknownName
+from flow.sizes import shown
 
 if TYPE_CHECKING:
     from dispatcher.store.reader import Reader
-    from dispatcher.store.views import RunView, TaskView
+    from dispatcher.store.views import RunView, TaskView, TryView
 
 _COLUMNS = (
     *("task_id", "map_index", "state", "try_number", "queue", "agent"),
     *("start_date", "end_date", "reason"),
+)
+_TRY_COLUMNS = (
+    *("try_number", "agent", "opened_at", "closed_at", "outcome", "exit_code"),
+    *("memory_peak", "cpu_seconds", "reason"),
 )
 
 
@@ -44,6 +49,29 @@ def list_tasks(invocation: Invocation, run_name: str, output: str) -> None:
     waits = reader.why_run_waits(run)
     if waits:
         invocation.say(f"run {run.name}: {waits}")
+
+
+@tasks.command("show", cls=Command)
+@run_argument
+@task_argument
+@output_option
+@pass_invocation
+def show(invocation: Invocation, run_name: str, task_id: str, output: str) -> None:
+    """Show one task of a run with its tries: what became of each, and what it used."""
+    reader = invocation.reader()
+    run = reader.find_run(run_name)
+    task = reader.task(run, task_id, datetime.now(UTC))
+    tries = [_try_row(item) for item in reader.tries(task)]
+    fields = {"run": run.name, **_row(task)}
+    if output == "json":
+        print_object(output, {**fields, "tries": tries})
+        return
+    print_object(output, fields)
+    if tries:
+        for row in tries:
+            row["memory_peak"] = row["memory_peak"] and shown(row["memory_peak"])
+        print()
+        print_listing(output, _TRY_COLUMNS, tries)
 
 
 @tasks.command("logs", cls=Command)
@@ -79,12 +107,17 @@ tasks.add_command(test_task)
 
 def print_tasks(output: str, found: Iterable[TaskView]) -> None:
     """Print task instances as a listing."""
-    rows = []
-    for task in found:
-        row = {name: getattr(task, name) for name in _COLUMNS}
-        times = {name: moment(row[name]) for name in ("start_date", "end_date")}
-        rows.append({**row, **times})
-    print_listing(output, _COLUMNS, rows)
+    print_listing(output, _COLUMNS, [_row(task) for task in found])
+
+
+def _row(task: TaskView) -> dict[str, Any]:
+    row = {name: getattr(task, name) for name in _COLUMNS}
+    return row | {name: moment(row[name]) for name in ("start_date", "end_date")}
+
+
+def _try_row(item: TryView) -> dict[str, Any]:
+    row = {name: getattr(item, name) for name in _TRY_COLUMNS}
+    return row | {name: moment(row[name]) for name in ("opened_at", "closed_at")}
 
 
 def _check_try(reader: Reader, run: RunView, task: TaskView, try_number: int | None) -> None:

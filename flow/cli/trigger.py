@@ -99,7 +99,7 @@ def new_run_id(now: datetime, suffix: str) -> str:
 
 
 def _warn_of_obstacles(invocation: Invocation, reader: Reader, dag: DagView) -> None:
-    from dispatcher.waiting import QueueLoad, no_agent
+    from dispatcher.waiting import QueueLoad, never_fits, no_agent, shape_of
 
     if dag.paused:
         invocation.warn(f"dag {dag.dag_id} is paused: the run waits for `flow dags unpause`")
@@ -111,12 +111,14 @@ def _warn_of_obstacles(invocation: Invocation, reader: Reader, dag: DagView) -> 
     loads = reader.queue_loads()
     tasks_of: dict[str, list[str]] = {}
     for task in dag.spec.tasks:
-        tasks_of.setdefault(task.queue, []).append(task.task_id)
-    for queue, tasks in tasks_of.items():
-        missing = no_agent(queue, loads.get(queue, QueueLoad()))
-        if missing:
-            noun = "task" if len(tasks) == 1 else "tasks"
-            invocation.warn(f"{missing}; {noun} {', '.join(tasks)} will wait for one")
+        load = loads.get(task.queue, QueueLoad())
+        takes = shape_of(task.resources)
+        missing = no_agent(task.queue, load) or never_fits(task.queue, takes, load)
+        tasks_of.setdefault(missing, []).append(task.task_id)
+    tasks_of.pop("", None)
+    for missing, tasks in tasks_of.items():
+        noun = "task" if len(tasks) == 1 else "tasks"
+        invocation.warn(f"{missing}; {noun} {', '.join(tasks)} will wait for one")
 
 
 def _created(reader: Reader, dag_id: str, run_id: str, intent_id: int) -> RunView:

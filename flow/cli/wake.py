@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flow.cli.broker import open_channel
+from flow.cli.broker import open_channel, tls_of
 from flow.errors import TransportError
 from flow.topology import EVENTS, WAKE_KEY
 
 if TYPE_CHECKING:
     from flow.config import Config
+    from flow.transport.tls import Tls
 
 
 def wake(config: Config) -> TransportError | None:
@@ -26,7 +27,7 @@ def wake(config: Config) -> TransportError | None:
         failure = ring(config.home)
         if failure is None or not _has_broker(config):
             return failure
-    return wake_by_broker(config.broker.url.reveal())
+    return wake_by_broker(config.broker.url.reveal(), tls_of(config))
 
 
 def is_embedded(config: Config) -> bool:
@@ -39,12 +40,12 @@ def is_embedded(config: Config) -> bool:
     return not _has_broker(config) or ring(config.home) is None
 
 
-def wake_by_broker(url: str) -> TransportError | None:
+def wake_by_broker(url: str, tls: Tls | None = None) -> TransportError | None:
     """Ring the bell at the broker; what went wrong, if anything."""
     from flow.wire import Wake, encode
 
     try:
-        with open_channel(url) as channel:
+        with open_channel(url, tls) as channel:
             channel.basic_publish(EVENTS, WAKE_KEY, encode(Wake()))
     except TransportError as error:
         return error

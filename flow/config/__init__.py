@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flow.config.changes import Changes, changes
 from flow.config.describe import Setting, describe
 from flow.config.load import load_config
 from flow.config.schema import (
@@ -26,6 +27,7 @@ __all__ = [
     "SECTIONS",
     "AgentSettings",
     "BrokerSettings",
+    "Changes",
     "Config",
     "CoreSettings",
     "DagsSettings",
@@ -35,6 +37,7 @@ __all__ = [
     "LogsSettings",
     "SecretUrl",
     "Setting",
+    "changes",
     "describe",
     "load_config",
 ]

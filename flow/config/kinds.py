@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
+from flow import sizes
 from flow.config.secret import SecretUrl
 from flow.errors import nearest
 from flow.names import NameRule
@@ -92,6 +93,31 @@ def whole(least: int, most: int) -> Kind:
     return Kind(f"a whole number from {least} to {most}", read, _number)
 
 
+def memory() -> Kind:
+    """A size in bytes; 0 for no limit."""
+
+    def read(value: object, _: Place) -> int:
+        size = 0 if value in (0, "0") and value is not False else sizes.read_memory(value)
+        if size is None:
+            raise Refused
+        return size
+
+    return Kind(f"{sizes.MEMORY}, or 0 for no limit", read)
+
+
+def cpus() -> Kind:
+    """CPUs' worth of time; 0 for no limit."""
+
+    def read(value: object, _: Place) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Refused
+        if value != 0 and not 0.01 <= value <= 10_000:  # noqa: PLR2004 -- the text names them
+            raise Refused
+        return float(value)
+
+    return Kind("a number of CPUs from 0.01 to 10000, or 0 for no limit", read, _number)
+
+
 #: Longer durations are mistakes: ten years.
 MOST_SECONDS = 10 * 365 * 86400
 
@@ -120,6 +146,34 @@ def folder() -> Kind:
         return place.path(value)
 
     return Kind("the path of a folder", read)
+
+
+def password_file() -> Kind:
+    """The path of a file with a secret in it; an empty variable sets it back to none."""
+
+    def read(value: object, place: Place) -> Path | None:
+        if not isinstance(value, str):
+            raise Refused
+        return place.path(value) if value else None
+
+    return Kind("the path of a file that holds the password alone", read)
+
+
+def file(holds: str) -> Kind:
+    """The path of a file that *holds* something; an empty variable sets it back to none."""
+    kind = password_file()
+    return Kind(f"the path of a file with {holds}", kind.read)
+
+
+def switch() -> Kind:
+    """Yes or no: TOML's ``true`` and ``false``, which a variable spells alike."""
+
+    def read(value: object, _: Place) -> bool:
+        if not isinstance(value, bool):
+            raise Refused
+        return value
+
+    return Kind("true or false", read, lambda text: {"true": True, "false": False}.get(text, text))
 
 
 def text(expected: str) -> Kind:
@@ -163,6 +217,11 @@ def _commas(text: str) -> object:
 
 
 INTERPRETER_OF_QUEUE = NameRule(re.compile(r"[A-Za-z0-9_.-]{1,100}=[^,\0]+"), "QUEUE=INTERPRETER")
+#: As in CUDA_VISIBLE_DEVICES: ``0``, ``GPU-8f6a…``, ``MIG-…``.
+DEVICE = NameRule(
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:-]{0,99}"),
+    "1 to 100 letters, digits, '_', '-', '.', ':', '/'",
+)
 #: POSIX 1-2017, 3.235 Name.
 VARIABLE = NameRule(re.compile(r"[A-Za-z_][A-Za-z0-9_]*"), "letters, digits, '_', no digit first")
 

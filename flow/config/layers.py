@@ -17,6 +17,9 @@ from flow.errors import ConfigError, nearest
 
 DEFAULT_FILE = Path("/etc/flow/flow.toml")
 
+#: Its tables are the settings of single agents of this machine.
+AGENTS = "agents"
+
 _BY_PATH = {spec.path: spec for spec in SPECS}
 _BY_VARIABLE = {spec.variable: spec for spec in SPECS}
 
@@ -120,6 +123,8 @@ def from_file(file: File, environ: Mapping[str, str]) -> tuple[dict[str, Found],
     problems: list[Problem] = []
     place = Place(file.path.parent, environ)
     for section, key, value in _entries(file.data):
+        if section == AGENTS:
+            continue  # from_instance
         path = f"{section}.{key}" if section and key else section or key
         source = file.source(path)
         if path in _BY_PATH:
@@ -131,11 +136,57 @@ def from_file(file: File, environ: Mapping[str, str]) -> tuple[dict[str, Found],
     return found, problems
 
 
+def from_instance(
+    file: File, instance: str, environ: Mapping[str, str]
+) -> tuple[dict[str, Found], list[Problem]]:
+    """What the section ``[agents.<instance>]`` sets, by path, and what is wrong with the names in
+    the sections of any instance."""
+    found: dict[str, Found] = {}
+    problems: list[Problem] = []
+    place = Place(file.path.parent, environ)
+    tables = file.data.get(AGENTS, {})
+    if not isinstance(tables, dict):
+        return {}, [Problem("agent", f"{file.source(AGENTS)}: {_not_an_instance(AGENTS, tables)}")]
+    for name, table in tables.items():
+        section = f"{AGENTS}.{name}"
+        if not isinstance(table, dict):
+            text = _not_an_instance(section, table)
+            problems.append(Problem("agent", f"{file.source(section)}: {text}"))
+            continue
+        for key, value in table.items():
+            path, source = f"agent.{key}", file.source(f"{section}.{key}")
+            if path not in _BY_PATH:
+                text = _unknown_of_instance(str(name), str(key), value)
+                problems.append(Problem("agent", f"{source}: {text}"))
+            elif name == instance:
+                found[path] = Found(value, source, f"{source}: {section}.{key}", place)
+    return found, problems
+
+
+def _not_an_instance(path: str, value: object) -> str:
+    return (
+        f"expected a section [{AGENTS}.INSTANCE], got {path!r} with a value of type "
+        f"{type(value).__name__}; what holds for all agents belongs to [agent]"
+    )
+
+
+def _unknown_of_instance(name: str, key: str, value: object) -> str:
+    if isinstance(value, dict):
+        return (
+            f"unknown section [{AGENTS}.{name}.{key}]; a name with dots needs quotes: "
+            f'[{AGENTS}."{name}.{key}"]'
+        )
+    known = [spec.key for spec in SPECS if spec.section == "agent"]
+    return f"unknown key '{AGENTS}.{name}.{key}'{nearest(key, known) or f'; it has {_list(known)}'}"
+
+
 def _entries(data: Mapping[str, object]) -> Iterator[tuple[str, str, object]]:
     """Section, key and value of every entry. A section that is no table has the key ``""``, a key
     outside of all sections the section ``""``."""
     for name, value in data.items():
-        if isinstance(value, dict) and name in SECTIONS:
+        if name == AGENTS:
+            yield AGENTS, "", value
+        elif isinstance(value, dict) and name in SECTIONS:
             yield from ((name, str(key), item) for key, item in value.items())
         elif isinstance(value, dict) or name in SECTIONS:
             yield name, "", value

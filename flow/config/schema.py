@@ -67,6 +67,36 @@ class BrokerSettings:
             kinds.broker_url(), "User, password, host and virtual host; `amqps://` for TLS."
         ),
     )
+    password_file: Path | None = field(
+        default=None,
+        metadata=_means(
+            kinds.password_file(),
+            "Where the password is, for a URL without one. "
+            "Else it is looked for in `$CREDENTIALS_DIRECTORY/broker-password`.",
+        ),
+    )
+    ca_file: Path | None = field(
+        default=None,
+        metadata=_means(
+            kinds.file("certificates in PEM"),
+            "For `amqps://`: the authorities of which one must have signed the broker's "
+            "certificate; else the system's.",
+        ),
+    )
+    cert_file: Path | None = field(
+        default=None,
+        metadata=_means(
+            kinds.file("a certificate in PEM"),
+            "This side's own, shown to the broker; with a URL without password it is the login.",
+        ),
+    )
+    key_file: Path | None = field(
+        default=None,
+        metadata=_means(
+            kinds.file("a private key in PEM"),
+            "Of `cert_file`, unencrypted, where that does not hold it, too.",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +111,14 @@ class DatabaseSettings:
                 "`sqlite:///<home>/flow.db`", lambda home: SecretUrl(f"sqlite:///{home}/flow.db")
             ),
         )
+    )
+    password_file: Path | None = field(
+        default=None,
+        metadata=_means(
+            kinds.password_file(),
+            "Where the password is, for a URL without one. "
+            "Else it is looked for in `$CREDENTIALS_DIRECTORY/database-password`.",
+        ),
     )
 
     @property
@@ -181,6 +219,14 @@ class DispatcherSettings:
             "Tasks of all DAGs that may be queued or running at the same time; 0 for any number.",
         ),
     )
+    verify_users: bool = field(
+        default=False,
+        metadata=_means(
+            kinds.switch(),
+            "Whether an agent's word counts only from a broker user of the agent's name. "
+            "Needs a user per agent ([broker](broker.md)).",
+        ),
+    )
     max_active_runs_per_dag: int = field(
         default=16,
         metadata=_means(kinds.whole(1, 100_000), "For DAGs that do not say `max_active_runs`."),
@@ -212,6 +258,18 @@ class AgentSettings:
             "Tasks that run at the same time.",
             Derived("the CPUs it may use", _usable_cpus),
         )
+    )
+    gpus: tuple[str, ...] | None = field(
+        default=None,
+        metadata=_means(
+            kinds.names(kinds.DEVICE, least=0),
+            'Its devices, by number or UUID, as in `["0", "1"]`; `[]` for none. '
+            "Else all that are found.",
+        ),
+    )
+    gpu_share: int = field(
+        default=1,
+        metadata=_means(kinds.whole(1, 1000), "Tasks that may have one device at the same time."),
     )
     kill_grace: float = field(
         default=5.0,
@@ -261,6 +319,34 @@ class AgentSettings:
         metadata=_means(
             kinds.names(kinds.INTERPRETER_OF_QUEUE, least=0),
             "The same for single queues, as in `gpu=/opt/torch/bin/python`.",
+        ),
+    )
+    task_memory: int = field(
+        default=0,
+        metadata=_means(
+            kinds.memory(),
+            "What the processes of a task that does not say `memory` may use together, such as "
+            "`4G`; 0 for no limit.",
+        ),
+    )
+    task_cpus: float = field(
+        default=0.0,
+        metadata=_means(
+            kinds.cpus(), "The same for `cpus`, CPUs' worth of time, such as 1.5; 0 for no limit."
+        ),
+    )
+    task_pids: int = field(
+        default=8192,
+        metadata=_means(
+            kinds.whole(0, 4_194_304), "The same for `pids`, processes and threads; 0 for no limit."
+        ),
+    )
+    run_without_limits: bool = field(
+        default=False,
+        metadata=_means(
+            kinds.switch(),
+            "Whether tasks that ask for `memory`, `cpus` or `pids` run all the same where they "
+            "cannot be held to it.",
         ),
     )
 
@@ -338,6 +424,8 @@ class Config:
     logs: LogsSettings
     file: Path | None = None
     """The file that was read, if any."""
+    instance: str = ""
+    """Which of a machine's agents this is, where it was started as an instance."""
     warnings: tuple[str, ...] = ()
     """One line each; for stderr."""
     sources: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 MASK = "***"
 _SECRET_PARAMETER = re.compile(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*)=[^&#]*")
@@ -25,6 +25,33 @@ class SecretUrl:
     def scheme(self) -> str:
         """In lower case: ``amqp``, ``postgresql``, ..."""
         return urlsplit(self._url).scheme
+
+    @property
+    def has_password(self) -> bool:
+        """Whether the URL itself brings one, or (libpq) a parameter with it."""
+        parts = urlsplit(self._url)
+        return parts.password is not None or "password" in parse_qs(parts.query)
+
+    @property
+    def has_user(self) -> bool:
+        """Whether the URL says who connects."""
+        parts = urlsplit(self._url)
+        return bool(parts.username) or "user" in parse_qs(parts.query)
+
+    def with_password(self, password: str) -> SecretUrl:
+        """The same with *password*; only for one that has none."""
+        parts = urlsplit(self._url)
+        user, _, host = parts.netloc.rpartition("@")
+        netloc = f"{user.removesuffix(':')}:{quote(password, safe='')}@{host}"
+        return SecretUrl(self._url.replace(f"//{parts.netloc}", f"//{netloc}", 1))
+
+    def with_user(self, user: str) -> SecretUrl:
+        """The same for *user*, where there is a password and nobody that it belongs to."""
+        parts = urlsplit(self._url)
+        if parts.username or parts.password is None:
+            return self
+        netloc = f"{quote(user, safe='')}{parts.netloc}"
+        return SecretUrl(self._url.replace(f"//{parts.netloc}", f"//{netloc}", 1))
 
     def __str__(self) -> str:
         parts = urlsplit(self._url)

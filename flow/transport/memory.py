@@ -198,6 +198,10 @@ class MemoryLink:
         return self.broker.find(where, queue, self).ready_count()
 
     @property
+    def user(self) -> str:
+        return self.broker.user
+
+    @property
     def blocked(self) -> bool:
         """Never: memory has no alarm."""
         return False

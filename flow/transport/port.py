@@ -65,7 +65,10 @@ class Link(Protocol):
     async def declare(self, queue: QueueSpec) -> None:
         """Make sure that flow's exchanges, the queue and its binding exist. Doing it again is
         harmless. Raises :class:`~flow.errors.BrokerRefused` when the queue exists with other
-        arguments, or without the right to declare it; the link lives on."""
+        arguments, or without the right to declare it; the link lives on.
+
+        Who declares nothing but exclusive queues needs no right to declare exchanges, as long as
+        somebody else has done so."""
 
     async def consume(
         self, queue: str, on_delivery: Callable[[Delivery], None], *, prefetch: int
@@ -79,6 +82,10 @@ class Link(Protocol):
     async def ready_count(self, queue: str) -> int | None:
         """How many messages wait in *queue*, unacknowledged ones not counted; ``None``: no such
         queue."""
+
+    @property
+    def user(self) -> str | None:
+        """The user whom what is published here states as :attr:`Delivery.user_id`."""
 
     @property
     def blocked(self) -> bool:

@@ -94,7 +94,7 @@ def known(state: State) -> Known:
         },
         "waiting runs": {dag: sorted(runs) for dag, runs in state.waiting_runs.items() if runs},
         "active": ({k: n for k, n in state.active_tasks.items() if n}, _some(state.active_runs)),
-        "queued": {name: queue.queued for name, queue in state.queues.items() if queue.queued},
+        "queued": {name: set(queue.queued) for name, queue in state.queues.items() if queue.queued},
         "last": state.agenda.last,
         "past": state.past,
         "ids": (state.last_run_pk, state.last_task_pk, state.last_token),
@@ -108,7 +108,8 @@ def _some(counts: dict[str, int]) -> dict[str, int]:
 def _check_nothing_is_forgotten(state: State) -> None:
     """Every task instance that waits is where somebody will look at it again."""
     timed = {(pk, try_number) for _, pk, try_number in state.timers}
-    ready = {pk for queue in state.queues.values() for *_, pk in queue.ready}
+    heaps = [heap for queue in state.queues.values() for heap in queue.ready.values()]
+    ready = {pk for heap in heaps for *_, pk in heap}
     held = {pk for heap in state.held.values() for *_, pk in heap}
     parked = {pk for queue in state.queues.values() for pk in queue.parked}
     for task in state.tasks.values():
@@ -171,6 +172,10 @@ class Story:
         assert self._tasks[line.task_pk] is source, line
         if line.event in ("ask to cancel", "ask to clear"):
             assert source is TaskState.RUNNING, line
+            return
+        if line.event == "take back a death":
+            assert source == line.target, line
+            assert source not in TERMINAL, line
             return
         event = TaskEvent(line.event)
         assert TASK_TRANSITIONS[source, event] == line.target, line

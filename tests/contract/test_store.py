@@ -29,7 +29,9 @@ from dispatcher.core.records import (
     SetPaused,
     SetWish,
     Snapshot,
+    TakeBackDeath,
     TaskRow,
+    ToldAgent,
     TouchAgents,
     Wish,
     Write,
@@ -336,6 +338,7 @@ _AGENTS = st.builds(
     slots=_COUNT,
     lease=st.floats(allow_nan=False, allow_infinity=False),
     software=_TEXT,
+    charged=st.lists(_BIG, max_size=3).map(tuple),
     last_heartbeat=_MAYBE,
 )
 
@@ -648,6 +651,24 @@ def test_every_transition_leaves_a_line_in_the_order_of_the_writes(store: Store)
     assert second["reason"] == "all done"
 
 
+def test_what_people_want_of_an_agent_is_kept_and_leaves_a_line(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    agent = AgentRow(
+        name="node1",
+        session=1,
+        state=AgentState.ONLINE,
+        drained="new kernel (user ada)",
+        wanted_queues=("q1", "q2"),
+        wanted_slots=3,
+    )
+    told = ToldAgent(agent="node1", event="drain", reason="new kernel", actor="user ada", at=at(1))
+    store.commit(epoch, [SaveAgent(agent=agent, at=at(1)), told])
+    assert store.load().agents == (agent,)
+    [line] = rows_of(models.Audit, store.database)
+    assert (line["actor"], line["entity"], line["agent"]) == ("user ada", "agent", "node1")
+    assert (line["event"], line["reason"], line["dag_id"]) == ("drain", "new kernel", "")
+
+
 def test_changes_of_dag_files_leave_lines(store: Store) -> None:
     epoch = store.begin_reign("first", START)
     [one] = store.record_dags(epoch, "etl.py", [spec()], "", START)
@@ -664,15 +685,15 @@ def test_changes_of_dag_files_leave_lines(store: Store) -> None:
 # -- tries -------------------------------------------------------------------------------------
 
 
-def test_the_run_of_a_try_is_found_by_its_token_only(store: Store) -> None:
+def test_the_run_and_the_agent_of_a_try_are_found_by_its_token_only(store: Store) -> None:
     epoch = reign_with_run(store)
     store.commit(epoch, [open_try(1, try_number=1, token=1000)])
-    assert store.run_of_try(1, 1, 1000) == 1
-    assert store.run_of_try(1, 1, 999) is None
-    assert store.run_of_try(1, 2, 1000) is None
+    assert store.owner_of_try(1, 1, 1000) == (1, "node1")
+    assert store.owner_of_try(1, 1, 999) is None
+    assert store.owner_of_try(1, 2, 1000) is None
 
 
-# -- wishes, and runs that have ended ----------------------------------------------------------
+# -- wishes ------------------------------------------------------------------------------------
 
 
 def running(store: Store, token: int = 1000) -> int:
@@ -716,6 +737,56 @@ def test_a_wish_and_the_end_of_its_token_in_one_flush_leave_no_wish(store: Store
     end = move_task(1, TaskEvent.FAIL, TaskState.RUNNING, 1000, wish=Wish.NONE, wish_by="")
     store.commit(epoch, [wish(), end])
     assert store.load().tasks[0].wish is Wish.NONE
+
+
+# -- deaths that were none ---------------------------------------------------------------------
+
+
+def taken_back(state: TaskState, token: int, deaths: int = 1) -> TakeBackDeath:
+    reason = "agent node1 had not died"
+    return TakeBackDeath(
+        task_pk=1, state=state, token=token, deaths=deaths, reason=reason, at=at(2)
+    )
+
+
+def test_a_death_is_taken_back_in_whatever_state_and_leaves_a_line(store: Store) -> None:
+    epoch = running(store)
+    lose = move_task(1, TaskEvent.LOSE, TaskState.RUNNING, 1000, deaths=2)
+    store.commit(epoch, [lose, taken_back(TaskState.SCHEDULED, 1000)])
+    task = store.load().tasks[0]
+    assert (task.state, task.token, task.deaths) == (TaskState.SCHEDULED, 1000, 1)
+    line = rows_of(models.Audit, store.database)[-1]
+    assert (line["actor"], line["event"], line["task_id"]) == (
+        "dispatcher",
+        "take back a death",
+        "task-1",
+    )
+    assert (line["source"], line["target"]) == ("scheduled", "scheduled")
+    assert line["reason"] == "agent node1 had not died"
+    again = move_task(1, TaskEvent.QUEUE, TaskState.SCHEDULED, 1000)
+    store.commit(epoch, [again, taken_back(TaskState.QUEUED, 1000, deaths=0)])
+    assert store.load().tasks[0].deaths == 0
+
+
+@pytest.mark.parametrize(("state", "token"), [(TaskState.RUNNING, 999), (TaskState.QUEUED, 1000)])
+def test_a_death_of_a_task_that_has_gone_on_fails_the_guard(
+    store: Store, state: TaskState, token: int
+) -> None:
+    epoch = running(store)
+    store.commit(
+        epoch,
+        [
+            move_task(1, TaskEvent.LOSE, TaskState.RUNNING, 1000, deaths=2),
+            move_task(1, TaskEvent.QUEUE, TaskState.SCHEDULED, 1000),
+            move_task(1, TaskEvent.GRANT, TaskState.QUEUED, 1000, token=1001),
+        ],
+    )
+    with pytest.raises(GuardFailed):
+        store.commit(epoch, [taken_back(state, token)])
+    assert store.load().tasks[0].deaths == 2
+
+
+# -- runs that have ended ----------------------------------------------------------------------
 
 
 def test_a_run_that_has_ended_is_loaded_by_name_with_all_its_tasks(store: Store) -> None:

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from peewee import Database
 
 from dispatcher.core.core import Core, Rules
-from dispatcher.core.records import CloseTry, MoveTask, SetWish, TouchAgents, Write
+from dispatcher.core.records import CloseTry, MoveTask, SetWish, TakeBackDeath, TouchAgents, Write
 from dispatcher.core.state import rebuild
 from dispatcher.store import Store, migrate, open_database
 from dispatcher.store.models import DagRun, TaskInstance
@@ -305,6 +305,8 @@ def _is_of_an_older_token(write: Write, tokens: dict[int, int]) -> bool:
         case MoveTask(task_pk=pk, token_before=token):
             return token < tokens[pk]
         case SetWish(task_pk=pk, token=token) | CloseTry(task_pk=pk, token=token):
+            return token < tokens[pk]
+        case TakeBackDeath(task_pk=pk, token=token):
             return token < tokens[pk]
     return False
 

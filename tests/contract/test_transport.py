@@ -181,7 +181,7 @@ async def test_the_publisher_is_named_to_the_receiver(connect: Connect) -> None:
     await filled(link, GPU, 1)
     inbox = Inbox()
     await link.consume(GPU.name, inbox, prefetch=1)
-    assert [delivery.user_id for delivery in await inbox.take(1)] == ["guest"]
+    assert [delivery.user_id for delivery in await inbox.take(1)] == [link.user] == ["guest"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 131_063, 131_064, 131_065, 1024 * 1024])

@@ -110,6 +110,8 @@ class FakeDispatcher:
         self._outlet: Outlet | None = None
         self.events: list[wire.Event] = []
         self.chunks: list[wire.LogChunk] = []
+        self.users: set[str | None] = set()
+        """Broker users whom messages were from."""
         self.granted: dict[tuple[int, int], Held] = {}
         self.done: set[tuple[int, int]] = set()
         self.answers = True
@@ -146,6 +148,11 @@ class FakeDispatcher:
         )
         await self.publish_task(wire.encode(task), queue)
         return number
+
+    async def make(self, queue: str) -> None:
+        """Declare a task queue."""
+        assert self._link is not None
+        await self._link.declare(topology.task_queue(queue))
 
     async def publish_task(self, body: bytes, queue: str = "q1") -> None:
         assert self._outlet is not None
@@ -197,6 +204,7 @@ class FakeDispatcher:
     def _on_event(self, delivery: Delivery) -> None:
         event = wire.decode(delivery.body)
         delivery.ack()
+        self.users.add(delivery.user_id)
         assert isinstance(event, wire.Event)
         assert delivery.routing_key == topology.event_key(event.agent, event.kind)
         self.events.append(event)
@@ -253,4 +261,5 @@ class FakeDispatcher:
         assert isinstance(chunk, wire.LogChunk)
         assert delivery.headers["run_id"] == chunk.run_id
         self.chunks.append(chunk)
+        self.users.add(delivery.user_id)
         delivery.ack()

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pamqp.frame
 import pytest
 import pytest_asyncio
@@ -190,6 +191,23 @@ async def test_unreadable_messages_are_parked_and_do_not_come_back(
     agent.signal(signal.SIGTERM)
     assert await agent.ended() == 0
     assert await dispatcher.waiting() == 0
+
+
+async def test_an_agent_that_cannot_read_the_dispatcher_takes_nothing_until_it_can(
+    make_agent: MakeAgent, dispatcher: FakeDispatcher
+) -> None:
+    agent = await make_agent().start()
+    hello = await dispatcher.heard(wire.Hello)
+    told = wire.Configure(session=hello.session, incarnation=hello.incarnation, terms=wire.Terms())
+    dispatcher.reply("node1", msgspec.structs.replace(told, version=2))
+    text = "it gets messages of version 2 and reads 1; upgrade this agent"
+    await dispatcher.heard(wire.Hello, suspended=text)
+    number = await dispatcher.submit("true")
+    await dispatcher.heard(wire.Heartbeat, suspended=text)
+    assert not dispatcher.of(wire.Claim)
+    dispatcher.reply("node1", told)
+    await dispatcher.result(number)
+    assert list((agent.state / "parked").iterdir()) == []
 
 
 async def test_a_denied_claim_is_forgotten(

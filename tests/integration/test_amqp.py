@@ -198,12 +198,15 @@ async def test_no_text_shows_the_password(
         broker_url.replace("guest:guest", f"{user}:s3cret"),
         broker_url.replace("guest:guest", f"{user}:s3cret") + "-not?heartbeat=5",
         "amqp://guest:s3cret@127.0.0.1:1/",
-        "amqps://guest:s3cret@127.0.0.1:1/?cafile=/none",
+        "amqps://guest:s3cret@127.0.0.1:1/",
     ):
         broker = AmqpBroker(url)
         with pytest.raises(TransportError) as caught:
             await broker.connect("node1")
         texts += [str(caught.value), repr(broker), broker.address]
+    with pytest.raises(ConfigError) as wrong:
+        AmqpBroker("amqps://guest:s3cret@127.0.0.1:1/?cafile=/none")
+    texts.append(str(wrong.value))
     assert "s3cret" not in "\n".join([*texts, caplog.text])
 
 
@@ -226,7 +229,7 @@ async def test_tls_works_with_the_certificate_authority_named_in_the_url(
     context.load_cert_chain(cert, key)
     async with Proxy.to(broker_url, tls=context) as proxy:
         url = proxy.through(broker_url).replace("amqp://", "amqps://")
-        with pytest.raises(TransportError, match="certificate verify failed"):
+        with pytest.raises(TransportError, match="certificate is signed by nobody"):
             await AmqpBroker(url).connect("node1")
         link = await AmqpBroker(f"{url}?cafile={cert}").connect("node1")
         links.append(link)

@@ -73,7 +73,9 @@ def test_a_broker_that_is_away_is_a_transport_error(free_port: int) -> None:
 def publish(broker_url: str, *chunks: wire.LogChunk) -> None:
     with open_channel(broker_url) as channel:
         for chunk in chunks:
-            channel.basic_publish(topology.LOGS, topology.log_key("d", "t"), wire.encode(chunk))
+            channel.basic_publish(
+                topology.LOGS, topology.log_key("node1", "d", "t"), wire.encode(chunk)
+            )
 
 
 def bound(broker_url: str) -> bool:
@@ -81,7 +83,7 @@ def bound(broker_url: str) -> bool:
     with open_channel(broker_url) as channel:
         try:
             channel.basic_publish(
-                topology.LOGS, topology.log_key("d", "t"), b"not flow's", mandatory=True
+                topology.LOGS, topology.log_key("node1", "d", "t"), b"not flow's", mandatory=True
             )
         except pika.exceptions.UnroutableError:
             return False

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.core.queues import Shape
 from dispatcher.core.records import AgentState
 from dispatcher.store import open_database
 from dispatcher.store.reader import Reader
 from dispatcher.waiting import QueueLoad
+from flow.dagspec import Resources
 from flow.errors import DatabaseRefused, StoreError, UnknownName
 from flow.states import RunState, TaskState
 from tests.database_world import DatabaseWorld, dag, task
@@ -199,9 +201,35 @@ def test_an_agent_is_busy_with_what_it_runs(world: DatabaseWorld, reader: Reader
         ("node3", ("q2",), 4, 0, AgentState.OFFLINE),
     ]
     assert reader.queue_loads() == {
-        "q1": QueueLoad(agents=1, slots=3, busy=1),
-        "q2": QueueLoad(agents=2, lost=1, slots=5, busy=1),
+        "q1": QueueLoad(agents=1, slots=3, busy=1, capacities=(Shape(3, 0),), free=(Shape(2, 0),)),
+        "q2": QueueLoad(
+            agents=2,
+            lost=1,
+            slots=5,
+            busy=1,
+            capacities=(Shape(3, 0), Shape(2, 0)),
+            free=(Shape(2, 0),),
+        ),
     }
+
+
+def test_what_a_running_task_takes_is_counted_and_shown(
+    world: DatabaseWorld, reader: Reader
+) -> None:
+    world.hello("node1", "gpu", slots=8, gpus=("0: A100", "1: A100"), cores=16, limits=True)
+    world.record(dag("fit", task("train", queue="gpu", resources=Resources(slots=3, gpus=1))))
+    trigger(world, reader, "one", "fit")
+    grant = world.start("node1")
+    (agent,) = reader.agents()
+    assert (agent.busy, agent.running, agent.gpus_busy) == (3, 1, 1)
+    assert reader.queue_loads()["gpu"].free == (Shape(5, 1),)
+    found = reader.agent("node1")
+    assert (found.session, found.cores, found.limits) == (1, 16, True)
+    assert found.since is not None
+    (running,) = found.tasks
+    assert (running.run, running.task_id, running.slots, running.gpus) == ("fit/one", "train", 3, 1)
+    world.finish("node1", grant)
+    assert reader.agent("node1").tasks == ()
 
 
 def test_a_queue_is_listed_while_a_dag_an_agent_or_a_task_names_it(

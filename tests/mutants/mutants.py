@@ -10,6 +10,8 @@ from tests.mutants.mutant import Mutant
 
 LEASES = "tests/unit/test_core_leases.py"
 WISHES = "tests/unit/test_core_wishes.py"
+TERMS = "tests/unit/test_core_terms.py"
+AGENT_TERMS = "tests/unit/test_agent_core_terms.py"
 AGENT = "tests/unit/test_agent_core.py"
 ALARM = "tests/unit/test_agent_core_alarm.py"
 FLUSHER = "tests/unit/test_flusher.py"
@@ -17,6 +19,10 @@ STORE = "tests/contract/test_store.py"
 MACHINE = "tests/contract/test_store_machine.py"
 POSTGRES = "tests/integration/test_postgres.py"
 KEEPER = "tests/integration/test_keeper.py"
+ROOMS = "tests/unit/test_core_room.py"
+AGENT_ROOM = "tests/unit/test_agent_core_room.py"
+AGENT_GPUS = "tests/integration/test_agent_gpus.py"
+CGROUPS = "tests/integration/test_keeper_cgroups.py"
 
 OWN_DATABASE = "its database is a model; the contract suite holds the real one"
 OWN_KEEPER = "its keeper is a model; the integration tests hold the real one"
@@ -180,9 +186,31 @@ CLAIMS_AND_RESULTS = (
         killed_by={LEASES: ("test_tokens_grow_even_when_the_wall_clock_steps_back",)},
     ),
     Mutant(
+        name="death that was none",
+        what="a task is charged with the losses of agents that were only cut off",
+        file="dispatcher/core/sessions.py",
+        old="if older.incarnation == message.incarnation:\n        take_back(",
+        new="if message.session < 0:\n        take_back(",
+        killed_by={
+            LEASES: (
+                "test_a_takeover_of_a_process_that_comes_back_is_not_charged_to_the_task",
+                "test_three_partitions_of_healthy_agents_fail_no_task",
+            )
+        },
+    ),
+    Mutant(
+        name="death that was one",
+        what="a task is let off although another process answers for the agent",
+        file="dispatcher/core/sessions.py",
+        old="if older.incarnation == message.incarnation:\n        take_back(",
+        new="if message.session > 0:\n        take_back(",
+        killed_by={LEASES: ("test_a_takeover_of_a_process_that_is_gone_stays_charged",)},
+        unseen="a task that is charged with too little is only tried more often",
+    ),
+    Mutant(
         name="one suspect at a time",
         what="an agent runs several tasks that may have killed one",
-        file="dispatcher/core/claims.py",
+        file="dispatcher/core/holding.py",
         old="if is_suspect(state, task) and any(",
         new="if False and any(",
         killed_by={
@@ -194,7 +222,7 @@ CLAIMS_AND_RESULTS = (
     Mutant(
         name="poison",
         what="a task that kills its agents is tried for ever",
-        file="dispatcher/core/sessions.py",
+        file="dispatcher/core/deaths.py",
         old="if deaths >= state.rules.max_deaths:",
         new="if deaths < 0:",
         killed_by={LEASES: ("test_three_deaths_of_agents_fail_the_task_they_were_running",)},
@@ -243,7 +271,7 @@ SESSIONS_AND_LEASES = (
     Mutant(
         name="wait",
         what="a task that must wait for its agent is run again elsewhere",
-        file="dispatcher/core/sessions.py",
+        file="dispatcher/core/deaths.py",
         old="if vanished:",
         new="if vanished and not died:",
         killed_by={
@@ -429,6 +457,33 @@ LEASES_OF_AGENTS = (
         unseen=OWN_KEEPER,
     ),
     Mutant(
+        name="born in its cgroup",
+        what="what a task starts stays in the keeper's cgroup",
+        file="agent/keeper/cgroups.py",
+        old="        enter(self.path)\n",
+        new="",
+        killed_by={CGROUPS: ("test_a_task_is_born_in_a_cgroup_that_ends_with_it",)},
+        unseen=OWN_KEEPER,
+    ),
+    Mutant(
+        name="empty cgroup",
+        what="a task counts as dead while something lives in its cgroup",
+        file="agent/keeper/trees.py",
+        old="if cgroup.populated:",
+        new="if cgroup is None:",
+        killed_by={CGROUPS: ("test_a_task_is_not_over_before_its_cgroup_is_empty",)},
+        unseen=OWN_KEEPER,
+    ),
+    Mutant(
+        name="proof by cgroups",
+        what="what is left in cgroups of earlier sessions is not looked for",
+        file="agent/cgroups.py",
+        old="        if found is not None and found[0] < current_session:",
+        new="        if found is None:",
+        killed_by={CGROUPS: ("test_what_no_mark_shows_is_found_by_its_cgroup",)},
+        unseen=OWN_KEEPER,
+    ),
+    Mutant(
         name="proof of death",
         what="earlier sessions are believed dead without a look",
         file="agent/processes.py",
@@ -530,6 +585,117 @@ WORK_OF_AGENTS = (
     ),
 )
 
+TERMS_AND_VERSIONS = (
+    Mutant(
+        name="drained, grants",
+        what="a claim of a drained agent is not refused for that",
+        file="dispatcher/core/holding.py",
+        old="if agent.row.drained:",
+        new="if False:",
+        killed_by={
+            TERMS: ("test_a_drained_agent_is_granted_nothing_and_the_task_says_why",),
+        },
+        unseen="a drained agent has no free slots either, which refuses the same claims",
+    ),
+    Mutant(
+        name="drained, for good",
+        what="an agent's next session forgets that somebody drained it",
+        file="dispatcher/core/sessions.py",
+        old="row.drained = older.drained",
+        new='row.drained = ""',
+        killed_by={
+            TERMS: ("test_it_stays_drained_in_its_next_session_and_in_the_next_reign",),
+        },
+        unseen="it takes what the row says for what people want",
+    ),
+    Mutant(
+        name="terms, repeated",
+        what="an agent is told once what people want of it",
+        file="dispatcher/core/terms.py",
+        old="if terms is not None and (tell or terms != agent.terms):",
+        new="if terms is not None and tell:",
+        killed_by={
+            TERMS: ("test_a_change_is_said_at_once_and_again_until_a_heartbeat_shows_it",),
+        },
+        unseen="not within 1,500 seeds: few lose that one message and have no hello after it",
+    ),
+    Mutant(
+        name="drained, starts",
+        what="an agent that was told to take nothing goes on starting tasks",
+        file="agent/core/suspension.py",
+        old='return "suspended" if self.reason else "drained" if self.drained else ""',
+        new='return "suspended" if self.reason else ""',
+        killed_by={
+            AGENT_TERMS: (
+                "test_a_grant_that_was_on_its_way_is_given_back_and_is_no_fault_of_the_task",
+                "test_it_consumes_nothing_until_it_is_resumed",
+            ),
+        },
+    ),
+    Mutant(
+        name="newer, heard",
+        what="an agent whose heartbeats are too new is taken over, though it goes on",
+        file="dispatcher/core/versions.py",
+        old="hear(agent, now, out)",
+        new="pass",
+        killed_by={
+            TERMS: ("test_what_a_newer_agent_runs_is_not_taken_over_while_it_is_heard",),
+        },
+        unseen="all there speak one version",
+    ),
+)
+
+ROOM = (
+    Mutant(
+        name="room is kept",
+        what="small tasks starve one that needs several slots",
+        file="dispatcher/core/holding.py",
+        old="if task.id in state.holds:",
+        new="if True:",
+        killed_by={
+            ROOMS: (
+                "test_room_is_kept_for_a_wide_task_so_that_narrow_ones_do_not_starve_it",
+                "test_only_one_of_several_agents_keeps_room_and_the_others_go_on",
+            ),
+        },
+        unseen="nothing there goes on for so long that anybody starves",
+    ),
+    Mutant(
+        name="a device of its own",
+        what="an agent gives one device to any number of tasks",
+        file="agent/core/devices.py",
+        old="users[x] < self._share",
+        new="users[x] < 1000",
+        killed_by={
+            AGENT_ROOM: ("test_each_task_gets_a_device_of_its_own_for_as_long_as_it_runs",),
+        },
+        unseen="the dispatcher counts devices, too, and the least used one is given",
+    ),
+    Mutant(
+        name="a device stays locked",
+        what="another agent gets the device of a task that lives on",
+        file="agent/keeper/loop.py",
+        old='self._held.setdefault(message["token"], []).append(fd)',
+        new="os.close(fd)",
+        killed_by={
+            AGENT_GPUS: (
+                "test_a_device_stays_locked_until_the_processes_of_a_killed_agent_are_dead",
+                "test_a_device_that_another_agent_of_the_machine_uses_is_not_given",
+            ),
+        },
+        unseen=OWN_KEEPER,
+    ),
+    Mutant(
+        name="an offer goes once",
+        what="a task goes between dispatcher and agent without end",
+        file="dispatcher/core/placing.py",
+        old="agent.offered.add(task.id)",
+        new="pass",
+        killed_by={ROOMS: ("test_a_task_is_offered_once_between_two_heartbeats",)},
+        unseen="nobody there declines what he has room for",
+    ),
+)
+
 MUTANTS = (
     *ROWS_AND_REIGNS,
     *CLAIMS_AND_RESULTS,
@@ -537,4 +703,6 @@ MUTANTS = (
     *OUTBOX_AND_WISHES,
     *LEASES_OF_AGENTS,
     *WORK_OF_AGENTS,
+    *TERMS_AND_VERSIONS,
+    *ROOM,
 )

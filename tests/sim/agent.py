@@ -7,9 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from agent.core import Core, Identity, Settings
 from agent.core import effects as do
 from agent.core import events as on
+from agent.core.devices import Device
 from flow import topology, wire
 from flow.errors import TransportError, Unroutable
 from tests.sim.connection import AgentConnection
@@ -56,14 +59,16 @@ class Agent:
             do.Send: self._send,
             do.Ack: lambda effect: self._connection.ack(effect.handle),
             do.Consume: lambda _: self._connection.consume(),
+            do.Serve: lambda effect: self._connection.serve(effect.queues, effect.slots),
             do.Reconnect: lambda _: self._connection.reconnect(),
-            do.Start: lambda effect: self._start(effect.task, effect.grant),
+            do.Start: lambda effect: self._start(effect.task, effect.grant, effect.gpus),
             do.Kill: self._kill,
             do.Fence: self._begin_fence,
             do.SetDeadline: lambda effect: self._command("deadline", effect.at),
             do.Spool: lambda effect: self._write(effect.result),
             do.DropSpool: self._drop,
             do.Probe: lambda _: self._probe(),
+            do.ProbeGpus: lambda effect: self._probe_gpus(effect.gpus),
             do.Report: lambda effect: self.world.note("report", node.name, effect.text),
             do.Stop: self._stop,
         }
@@ -117,6 +122,8 @@ class Agent:
 
     def _send(self, effect: do.Send) -> None:
         message = effect.message
+        if self.node.untold and isinstance(message, wire.Hello | wire.Heartbeat):
+            message = replace(message, terms=None)
         if isinstance(message, wire.Finished):
             self.world.oracle.told(self, message.token)
         out = Out(
@@ -180,6 +187,11 @@ class Agent:
         error = "No space left on device" if self.node.disk.full else ""
         self.process.after(0.01, lambda: self.post(on.Probed(error)))
 
+    def _probe_gpus(self, gpus: tuple[str, ...]) -> None:
+        free = tuple(gpu for gpu in gpus if gpu not in self.node.gpus_elsewhere)
+        if free:
+            self.post(on.GpusFree(free))
+
     # -- sessions ------------------------------------------------------------------------------
 
     def _begin_fence(self, effect: do.Fence) -> None:
@@ -235,7 +247,8 @@ class Agent:
 
     # -- tasks ---------------------------------------------------------------------------------
 
-    def _start(self, task: wire.Task, grant: wire.Grant) -> None:
+    def _start(self, task: wire.Task, grant: wire.Grant, gpus: tuple[str, ...]) -> None:
+        self.world.oracle.check_start(self, grant.token)
         if task.bundle is not None and task.bundle not in self._bundles:
             self._waiting[grant.token] = (task, grant)
             self.process.after(
@@ -249,7 +262,16 @@ class Agent:
         elif self.world.workload.refuses(task):
             self._refuse(grant.token, "it cannot be started here")
         else:
-            self._command("start", task, grant)
+            self._start_with(task, grant, gpus)
+
+    def _start_with(self, task: wire.Task, grant: wire.Grant, gpus: tuple[str, ...]) -> None:
+        taken = tuple(gpu for gpu in gpus if gpu in self.node.gpus_elsewhere)
+        if not taken:
+            self._command("start", task, grant, gpus)
+            return
+        now = self._wall()
+        ended = on.ProcessEnded(grant.token, now, now, error="in use", gpus_taken=taken)
+        self.process.after(0.001, lambda: self.post(ended))
 
     def _fetched(self, bundle: str) -> None:
         self._bundles.add(bundle)
@@ -355,6 +377,8 @@ def _settings(node: Node) -> Settings:
         name=node.name,
         queues=node.queues,
         slots=node.slots,
+        gpus=tuple(Device(gpu) for gpu in node.gpus),
+        gpu_share=node.world.gpu_share,
         heartbeat_interval=pace.heartbeat,
         lease=pace.lease,
         margin=pace.margin,
@@ -392,4 +416,5 @@ _RECEIVED: dict[type, str] = {
     wire.Stop: "stop received",
     wire.Answered: "answered",
     wire.SessionEnded: "session ended",
+    wire.Configure: "configured",
 }

@@ -24,6 +24,7 @@ class AgentConnection:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self._queues, self._slots = agent.node.queues, agent.node.slots
         self._link: Link | None = None
         self._live: Link | None = None
         self._deliveries: dict[int, Delivery] = {}
@@ -63,9 +64,13 @@ class AgentConnection:
         live = self._live
         if live is None:
             return
-        for queue in self._agent.node.queues:
+        for queue in self._queues:
             name = topology.task_queue(queue).name
-            live.consume(name, partial(self._on_task, live), self._agent.node.slots, self._done)
+            live.consume(name, partial(self._on_task, live), self._slots, self._done)
+
+    def serve(self, queues: tuple[str, ...], slots: int) -> None:
+        """From the next link on."""
+        self._queues, self._slots = queues, slots
 
     def reconnect(self) -> None:
         """Drop the link, if there is one, and connect at once."""
@@ -87,7 +92,7 @@ class AgentConnection:
         agent = self._agent
         suffix = f"{agent.node.home}-{agent.node.incarnations}-{self._suffix}"
         control = topology.control_queue(agent.name, suffix)
-        for spec in (control, *map(topology.task_queue, agent.node.queues)):
+        for spec in (control, *map(topology.task_queue, self._queues)):
             link.declare(spec, self._done)
 
         def ready(answer: Any) -> None:

@@ -33,6 +33,7 @@ from dispatcher.core.records import (
     SetPaused,
     SetWish,
     Snapshot,
+    TakeBackDeath,
     TaskRow,
     TouchAgents,
     Write,
@@ -227,6 +228,12 @@ class ModelDatabase:
         _guard(found == (TaskState.RUNNING, write.token), f"wish on {write.task_pk}: {found}")
         self._set(row, wish=write.wish, wish_by=write.actor)
 
+    def take_back_death(self, write: TakeBackDeath) -> None:
+        row = self.rows.tasks.get(write.task_pk)
+        found = row and (row.state, row.token)
+        _guard(found == (write.state, write.token), f"death of {write.task_pk}: {found}")
+        self._set(row, deaths=write.deaths)
+
     def open_try(self, write: OpenTry) -> None:
         key = (write.task_pk, write.try_number)
         _guard(key not in self.rows.tries, f"try {key} exists")
@@ -277,6 +284,7 @@ _ORDER: dict[type, int] = {
     SetCancelled: 1,
     MoveTask: 2,
     SetWish: 2,
+    TakeBackDeath: 2,
     OpenTry: 3,
     CloseTry: 3,
 }
@@ -286,6 +294,7 @@ _HANDLERS: dict[type, Callable[[ModelDatabase, Any], None]] = {
     SetCancelled: ModelDatabase.set_cancelled,
     MoveTask: ModelDatabase.move_task,
     SetWish: ModelDatabase.set_wish,
+    TakeBackDeath: ModelDatabase.take_back_death,
     OpenTry: ModelDatabase.open_try,
     CloseTry: ModelDatabase.close_try,
     SaveAgent: ModelDatabase.save_agent,

@@ -149,7 +149,13 @@ def declare_dead(world: World, fault: Fault, who: str) -> bool:
     if not node.up:
         return False
     silence = 3 * world.pace.heartbeat + 0.5
-    world.schedule.after(silence, partial(world.ask, "declare_dead", agent=node.name))
+
+    def vouch() -> None:
+        # Of the name, not of one machine: they look at all that use it.
+        if not any(other.processes for other in world.nodes if other.name == node.name):
+            world.ask("declare_dead", agent=node.name)
+
+    world.schedule.after(silence, vouch)
     world.heal_after(silence + fault.duration, node.power_on)
     node.power_off()
     return True
@@ -379,6 +385,27 @@ def clear(world: World, fault: Fault, _: str) -> bool:
         arguments |= {"task_id": task.task_id, "downstream": fault.choice % 2 == 0}
     world.ask("clear", **arguments)
     world.cancel_endless_again(run.dag_id)
+    return True
+
+
+def node_drain(world: World, fault: Fault, who: str) -> bool:
+    """Somebody wants a node to take nothing, for a while."""
+    name = node_of(world, fault, who).name
+    world.ask("drain", agent=name, reason="a new kernel")
+    world.heal_after(min(fault.duration, 6.0), partial(world.ask, "resume", agent=name))
+    return True
+
+
+def node_set(world: World, fault: Fault, who: str) -> bool:
+    """Somebody wants a node to serve other queues with other slots, for a while."""
+    name = node_of(world, fault, who).name
+    queues = (None, ["q1"], ["q1", "q2", "q3"], ["q3"])[fault.choice % 4]
+    slots = (1, 2, 3, None)[fault.choice // 4 % 4]
+    if queues is None and slots is None:
+        slots = 5
+    world.ask("set_agent", agent=name, queues=queues, slots=slots)
+    back = partial(world.ask, "set_agent", agent=name, reset=True)
+    world.heal_after(min(fault.duration, 6.0), back)
     return True
 
 

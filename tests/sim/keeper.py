@@ -53,11 +53,11 @@ class Keeper:
 
     # -- commands ------------------------------------------------------------------------------
 
-    def _start(self, task: Task, grant: Grant) -> None:
+    def _start(self, task: Task, grant: Grant, gpus: tuple[str, ...]) -> None:
         if self._closing or self._lapsed:
             self._tell("start_failed", grant.token, "the lease lapsed")
             return
-        process = self._node.spawn(task, grant.token, self._ended)
+        process = self._node.spawn(task, grant.token, gpus, self._ended)
         self._children[grant.token] = Child(process)
         self._tell("started", grant.token)
 

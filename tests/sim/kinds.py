@@ -49,6 +49,8 @@ KINDS: dict[str, Callable[[World, Fault, str], bool]] = {
     "cancel": faults.cancel,
     "clear": faults.clear,
     "pause dag": faults.pause_dag,
+    "node drain": faults.node_drain,
+    "node set": faults.node_set,
 }
 #: Those that hit in the middle of what their victim is doing.
 AT_ONCE = frozenset({"agent kill", "node crash", "declare dead", "dispatcher kill"})

@@ -30,6 +30,8 @@ class TaskProcess:
     signal: int | None = None
     reason: str = ""
     """Why it was being killed when it ended."""
+    slots: int = 1
+    gpus: tuple[str, ...] = ()
 
     @property
     def alive(self) -> bool:

@@ -46,6 +46,11 @@ class Node:
         self.queues = queues
         self.home = home
         self.slots = slots
+        self.gpus: tuple[str, ...] = world.gpus
+        self.gpus_elsewhere: set[str] = set()
+        """Those that another agent of the machine uses."""
+        self.untold = world.rng.random() < 0.15
+        """Its agent is of a release that cannot be told what people want of it."""
         self.disk = Disk()
         self.host = Host(world.schedule, world.rng, world.broker)
         self.up = True
@@ -135,7 +140,11 @@ class Node:
     # -- its processes -------------------------------------------------------------------------
 
     def spawn(
-        self, task: wire.Task, token: int, ended: Callable[[TaskProcess], None]
+        self,
+        task: wire.Task,
+        token: int,
+        gpus: tuple[str, ...],
+        ended: Callable[[TaskProcess], None],
     ) -> TaskProcess:
         """A task's process begins; *ended* is called once nothing of it is left."""
         world = self.world
@@ -149,7 +158,10 @@ class Node:
             started=self.schedule.now,
             exit_code=behaviour.exit_code,
             stubborn=behaviour.stubborn,
+            slots=task.resources.slots,
+            gpus=gpus,
         )
+        world.oracle.check_room(self, process, wanted=task.resources.gpus)
         world.ledger.start(process)
         self.processes[token] = process
         self._ended[token] = ended

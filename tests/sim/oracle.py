@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -32,11 +32,12 @@ from flow.states import (
     TaskEvent,
     TaskState,
 )
-from tests.sim.ledger import Violation
+from tests.sim.ledger import TaskProcess, Violation
 from tests.sim.workload import SLOT, SLOTS, SLOTTED, START
 
 if TYPE_CHECKING:
     from tests.sim.agent import Agent
+    from tests.sim.node import Node
     from tests.sim.world import World
 
 Transition = tuple[str, str]
@@ -63,6 +64,13 @@ class Oracle:
         """By token: on which home its result was when it was first sent."""
         self._unwritten: set[int] = set()
         """Tokens of which a disk did not take the result."""
+        self._drained: set[str] = set()
+        """Agents that somebody wants to take nothing, as it is written down."""
+        self._processes: dict[str, str] = {}
+        """By agent: the process that has its latest session."""
+        self._losses: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
+        """By task instance: the agents and processes that were lost with it, but for those which
+        were there again afterwards."""
         world.database.check = self._check
         world.database.watch = self._committed
 
@@ -125,23 +133,53 @@ class Oracle:
                     self._closed(write, certain=certain)
                 case EndSession(how="lost"):
                     self._taken_over(write)
-                case SaveAgent() if write.agent.state is AgentState.LOST:
-                    world.step("lost", write.agent.name)
+                case SaveAgent():
+                    self._saved(write)
                 case SetWish():
                     world.step("wished", world.leader.name, write.task_pk)
                 case InsertRun():
                     world.note("run", f"e{epoch}", write.run.run_id)
+        self._check_deaths()
+
+    def _check_deaths(self) -> None:
+        """Whoever comes back has not died, so no task has killed it."""
+        for task_pk, losses in self._losses.items():
+            row = self._world.database.rows.tasks[task_pk]
+            if row.state not in TERMINAL and row.deaths > len(losses):
+                text = f"{row.task_id} is charged with {row.deaths} deaths: {losses}"
+                raise Violation("I3 who is charged with a death has lost an agent", text)
 
     def _opened(self, write: OpenTry) -> None:
+        if write.agent in self._drained:
+            raise Violation("I11 a drained agent is granted nothing", f"{write}")
         if write.token <= self._last_token:
             raise Violation("I4 tokens grow", f"{write.token} after {self._last_token}")
         self._last_token = write.token
         self._world.step("grant committed", write.agent, (write.task_pk, write.token))
 
+    def _saved(self, write: SaveAgent) -> None:
+        """In the order of the writes: what was granted before a drain is no harm."""
+        agent = write.agent
+        if self._processes.get(agent.name) == agent.incarnation:
+            back = agent.name, agent.incarnation
+            if agent.state is AgentState.ONLINE:
+                for task_pk, losses in self._losses.items():
+                    self._losses[task_pk] = [each for each in losses if each != back]
+        self._processes[agent.name] = agent.incarnation
+        if agent.drained:
+            self._drained.add(agent.name)
+        else:
+            self._drained.discard(agent.name)
+        if agent.state is AgentState.LOST:
+            self._world.step("lost", agent.name)
+
     def _closed(self, write: CloseTry, *, certain: bool) -> None:
         world = self._world
         world.note("token ends", "db", (write.task_pk, write.token, write.outcome, write.reason))
         world.ledger.close_token(write.token, write.outcome)
+        if write.outcome == "lost":
+            holder = world.database.rows.tries[write.task_pk, write.try_number].agent
+            self._losses[write.task_pk].append((holder, self._processes[holder]))
         # Who declares an agent dead that was taken over before ends its tokens, not its session.
         declared = "was declared dead by" in write.reason
         if write.outcome == "lost" and certain and not declared:
@@ -208,6 +246,28 @@ class Oracle:
                 "I3 no live session is ended",
                 f"session {agent.core.session} of {agent.name}@{agent.node.home}: {reason}",
             )
+
+    def check_room(self, node: Node, starting: TaskProcess, *, wanted: int) -> None:
+        """A task begins on *node*: what it takes is there. Fewer slots than are in use, by
+        somebody's wish, only keep new ones away."""
+        if node.agent is None:
+            return
+        world, running = self._world, node.processes.values()
+        slots = max(node.slots, node.agent.core.settings.slots)
+        if sum(process.slots for process in running) + starting.slots > slots:
+            raise Violation("I10 never more than there is", f"{starting} beside {[*running]}")
+        if len(set(starting.gpus)) != wanted:
+            raise Violation("I10 a device for each it asks for", f"{starting}")
+        for gpu in starting.gpus:
+            users = [process for process in running if gpu in process.gpus]
+            if len(users) >= world.gpu_share:
+                raise Violation("I10 no device is shared", f"{gpu}: {starting} beside {users}")
+
+    def check_start(self, agent: Agent, token: int) -> None:
+        """The agent wants to start a task."""
+        if agent.core.drained:
+            text = f"token {token} on {agent.name}: {agent.core.drained}"
+            raise Violation("I11 a drained agent starts nothing", text)
 
     def died(self) -> None:
         """An agent's process, or its machine, is gone."""

@@ -32,6 +32,7 @@ STEPS: dict[str, Setup] = {
     "hello sent": _GREETING,
     "hello confirmed": _GREETING,
     "hello read": _GREETING,
+    "configured": _GREETING,
     "task published": _OFTEN,
     "delivered": _OFTEN,
     "adopted": Setup(

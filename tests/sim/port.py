@@ -65,8 +65,9 @@ class PortDelivery:
 class PortLink:
     """See :class:`flow.transport.port.Link`; also its one :class:`~flow.transport.port.Outlet`."""
 
-    def __init__(self, link: model.Link) -> None:
+    def __init__(self, link: model.Link, user: str) -> None:
         self._link = link
+        self._user = user
         self._loop = asyncio.get_running_loop()
         self._reason: asyncio.Future[str] = self._loop.create_future()
         self._watchers: list[Callable[[float], None]] = []
@@ -110,6 +111,10 @@ class PortLink:
         return confirmed
 
     @property
+    def user(self) -> str:
+        return self._user
+
+    @property
     def blocked(self) -> bool:
         return self._blocked and self._link.open
 
@@ -148,7 +153,7 @@ class PortBroker:
             self.model = ModelBroker(LoopClock())
         if self.model.down:
             raise TransportError("connect to the model broker: it is down")
-        return PortLink(self.model.open(name, lambda: 0.0, at_once))
+        return PortLink(self.model.open(name, lambda: 0.0, at_once), self.model.user)
 
 
 def _settle(future: asyncio.Future[Any], answer: Any) -> None:

@@ -3,14 +3,14 @@ minds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
 from agent.core.events import Outcome
 from flow import wire
-from flow.dagspec import DagSpec, TaskSpec
+from flow.dagspec import DagSpec, Resources, TaskSpec
 from tests.sim.ledger import TaskProcess
 
 #: Virtual time 0 on the wall.
@@ -79,6 +79,15 @@ SLOTTED = DagSpec(
 )
 
 
+def _widened(spec: DagSpec, rng: Random) -> DagSpec:
+    """The same, with tasks that take one slot or two, and perhaps a device or two."""
+    tasks = []
+    for task in spec.tasks:
+        resources = Resources(slots=rng.choice((1, 1, 2)), gpus=rng.choice((0, 0, 1)))
+        tasks.append(replace(task, resources=resources))
+    return replace(spec, tasks=tuple(tasks))
+
+
 class Workload:
     """The DAGs of one world, and how its tasks behave. *releases*: some cannot be
     started. *lasting*: some run for longer than most faults. *waiting*: what must wait for its
@@ -92,7 +101,9 @@ class Workload:
         lasting: bool = False,
         waiting: bool = False,
     ) -> None:
-        self.specs = [WORK, ENDS]
+        self.wide = rng.random() < 0.4
+        """Some tasks take more of their agent than one slot."""
+        self.specs = [_widened(WORK, rng), _widened(ENDS, rng)] if self.wide else [WORK, ENDS]
         if rng.random() < 0.1:
             self.specs.append(POISON)
         if rng.random() < 0.4:

@@ -78,6 +78,8 @@ class World:
         self.broker = ModelBroker(self.schedule, proof_interval=self.rng.choice((0.5, 1.0)))
         self.tampering = Tampering(self)
         self.broker.tamper = self.tampering.look
+        self.gpus: tuple[str, ...] = self.rng.choice((("0",), ("0", "1")))
+        self.gpu_share = self.rng.choice((1, 1, 2))
         self.database = ModelDatabase()
         self.database_away = False
         self.commit_outcome = ""
@@ -314,6 +316,8 @@ class World:
             self.schedule.after(self.rng.uniform(0.0, 0.5), node.start_agent)
         for dag_id in self.workload.triggers:
             self.schedule.after(self.rng.uniform(0.0, 1.5), partial(self.trigger, dag_id))
+        if self.workload.wide and self.rng.random() < 0.3:
+            self.schedule.after(self.rng.uniform(0.0, 2.0), self._use_gpus_elsewhere)
         if "endless" in self.workload.triggers:
             self.heal_after(self.workload.patience, self._cancel_endless)
         self.schedule.after(1.5, self._look)
@@ -323,6 +327,13 @@ class World:
             if self.schedule.events > MOST_EVENTS:
                 raise Violation("I9 healthy within the bound", "it does not come to rest")
         self.oracle.final()
+
+    def _use_gpus_elsewhere(self) -> None:
+        """Another agent of a machine takes a device, of which this one has to hear."""
+        node = self.rng.choice(self.nodes)
+        gpu = self.rng.choice(self.gpus)
+        node.gpus_elsewhere.add(gpu)
+        self.heal_after(self.rng.uniform(0.5, 5.0), partial(node.gpus_elsewhere.discard, gpu))
 
     def cancel_endless_again(self, dag_id: str) -> None:
         """Somebody has cleared a run."""

@@ -26,6 +26,7 @@ from dispatcher.core.records import (
     SetCancelled,
     SetWish,
     Snapshot,
+    TakeBackDeath,
     TaskRow,
     Write,
 )
@@ -146,7 +147,7 @@ class World:
         return [replace(reply, incarnation="") for _, reply in effects.replies]
 
     def claim(self, message: wire.Task, agent: str = "node1", session: int = 1) -> wire.Reply:
-        (reply,) = self.send(
+        replies = self.send(
             wire.Claim(
                 agent=agent,
                 session=session,
@@ -156,6 +157,8 @@ class World:
                 free_slots=1,
             )
         )
+        # An agent's claim may bring others their turn.
+        (reply,) = [x for x in replies if not isinstance(x, wire.Offer)]
         return reply
 
     def grant(self, message: wire.Task, agent: str = "node1", session: int = 1) -> wire.Grant:
@@ -293,6 +296,11 @@ class Replay:
                 row = self.tasks[write.task_pk]
                 assert (row.state, row.token) == (TaskState.RUNNING, write.token)
                 row.wish, row.wish_by = write.wish, write.actor
+            case TakeBackDeath():
+                row = self.tasks[write.task_pk]
+                assert (row.state, row.token) == (write.state, write.token)
+                assert 0 <= write.deaths < row.deaths
+                row.deaths = write.deaths
             case MoveTask():
                 row = self.tasks[write.task_pk]
                 assert (row.state, row.token) == (write.source, write.token_before)

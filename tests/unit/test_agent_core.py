@@ -297,6 +297,9 @@ def test_a_result_that_cannot_be_spooled_is_sent_all_the_same() -> None:
     assert len(world.sent(wire.Finished)) == 1
 
 
+OOM = "out of memory (limit 4G)"
+
+
 @pytest.mark.parametrize(
     ("how", "state", "reason"),
     [
@@ -306,6 +309,10 @@ def test_a_result_that_cannot_be_spooled_is_sent_all_the_same() -> None:
         ({"signal": 40}, "failed", "killed by signal 40"),
         ({"exit_code": 0, "killed": "execution_timeout 3 s reached"}, "failed", None),
         ({"error": "no such directory"}, "failed", "cannot start: no such directory"),
+        ({"signal": 9, "out_of_memory": OOM}, "failed", OOM),
+        ({"exit_code": 137, "out_of_memory": OOM}, "failed", OOM),
+        ({"exit_code": 0, "out_of_memory": OOM}, "success", ""),
+        ({"signal": 9, "out_of_memory": OOM, "killed": "cleared"}, "failed", "cleared"),
     ],
 )
 def test_what_an_end_comes_to(how: dict[str, Any], state: str, reason: str | None) -> None:
@@ -314,6 +321,13 @@ def test_what_an_end_comes_to(how: dict[str, Any], state: str, reason: str | Non
     (spool,) = world.effects(do.Spool)
     expected = how.get("killed") if reason is None else reason
     assert (spool.result.state, spool.result.reason) == (state, expected)
+
+
+def test_what_a_task_used_travels_with_its_result() -> None:
+    world = World().greet().run()
+    world.exit(memory_peak=1 << 20, cpu_seconds=2.5)
+    (spool,) = world.effects(do.Spool)
+    assert (spool.result.memory_peak, spool.result.cpu_seconds) == (1 << 20, 2.5)
 
 
 def test_what_cannot_be_started_here_is_given_back_as_this_nodes_fault() -> None:

@@ -95,15 +95,23 @@ class AgentMachine(RuleBasedStateMachine):
                     self.start(effect)
                 case do.Spool() | do.DropSpool() | do.Probe() | do.Consume():
                     self.disk(effect)
-                case do.SetDeadline():
-                    assert effect.at == self.out.trusted_until
-                    assert not self.out.fenced
                 case do.Reconnect():
                     self.lose_link()
-                case do.Kill():
-                    assert effect.token in self.out.alive
                 case do.Stop():
                     self.out.stopped = True
+                case _:
+                    self.plain(effect)
+
+    def plain(self, effect: do.Effect) -> None:
+        """What changes nothing outside that this test keeps a book of."""
+        match effect:
+            case do.Serve():
+                assert effect.slots == self.core.settings.slots
+            case do.SetDeadline():
+                assert effect.at == self.out.trusted_until
+                assert not self.out.fenced
+            case do.Kill():
+                assert effect.token in self.out.alive
 
     def fence(self, effect: do.Fence) -> None:
         for token, doomed in list(self.out.alive.items()):
@@ -152,7 +160,7 @@ class AgentMachine(RuleBasedStateMachine):
         assert token not in out.started, "a token starts once"
         others = [running.task_instance_id for running in out.alive.values()]
         assert effect.task.task_instance_id not in others, "two tries side by side"
-        assert len(others) < SETTINGS.slots
+        assert len(others) < self.core.settings.slots
         out.started.add(token)
         out.alive[token] = effect.task
 
@@ -395,6 +403,10 @@ class AgentMachine(RuleBasedStateMachine):
             del self.out.alive[token]
             self.out.ended[token] = "killed"
         self.tell(on.LeaseFired("the keeper died", spared_nothing=True))
+
+    @rule(slots=st.integers(1, 3), queues=st.sampled_from([("q1",), ("q1", "q2")]))
+    def reconfigured(self, slots: int, queues: tuple[str, ...]) -> None:
+        self.tell(on.Reconfigured(slots=slots, queues=queues))
 
     @rule(really=one_in_eight)
     def signal(self, really: bool) -> None:

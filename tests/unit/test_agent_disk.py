@@ -84,7 +84,7 @@ class Bench:
         self.runner = Runner(
             state=self.state,
             preparer=Preparer("node1", {}, self.state.work, (), "/bin/bash"),
-            logs=LogSender(asyncio.get_running_loop()),
+            logs=LogSender(asyncio.get_running_loop(), "node1"),
             limits=Limits(kill_grace=0.1, proof=1.0, log_max_bytes=1000),
             post=self.posted.append,
             spawn=lambda work: self.background.add(asyncio.ensure_future(work)),

@@ -72,7 +72,7 @@ def begin(
 
 
 async def test_text_goes_out_at_once_and_the_end_is_marked() -> None:
-    sender, outlet = LogSender(asyncio.get_running_loop()), FakeOutlet()
+    sender, outlet = LogSender(asyncio.get_running_loop(), "node1"), FakeOutlet()
     sender.attach(outlet)
     log, put = begin(sender)
     put(b"hello\n")
@@ -84,13 +84,13 @@ async def test_text_goes_out_at_once_and_the_end_is_marked() -> None:
         (6, "", True),
     ]
     publication = outlet.publications[0]
-    assert (publication.exchange, publication.key) == ("flow.logs", "dag.task1")
+    assert (publication.exchange, publication.key) == ("flow.logs", "node1.dag.task1")
     assert publication.headers == {"run_id": "run", "task_instance_id": 1, "try_number": 1}
     assert not publication.mandatory
 
 
 async def test_the_end_waits_for_the_task_even_if_it_has_closed_its_output() -> None:
-    sender, outlet = LogSender(asyncio.get_running_loop()), FakeOutlet()
+    sender, outlet = LogSender(asyncio.get_running_loop(), "node1"), FakeOutlet()
     sender.attach(outlet)
     read, write = os.pipe()
     log = sender.open(task(), 11, 1000)
@@ -105,7 +105,7 @@ async def test_the_end_waits_for_the_task_even_if_it_has_closed_its_output() -> 
 
 
 async def test_characters_are_never_cut_and_bad_bytes_are_replaced() -> None:
-    sender, outlet = LogSender(asyncio.get_running_loop()), FakeOutlet()
+    sender, outlet = LogSender(asyncio.get_running_loop(), "node1"), FakeOutlet()
     sender.attach(outlet)
     log, put = begin(sender)
     euro = "€".encode()
@@ -121,7 +121,7 @@ async def test_characters_are_never_cut_and_bad_bytes_are_replaced() -> None:
 
 
 async def test_chunks_are_bounded_and_offsets_count_bytes() -> None:
-    sender, outlet = LogSender(asyncio.get_running_loop()), FakeOutlet()
+    sender, outlet = LogSender(asyncio.get_running_loop(), "node1"), FakeOutlet()
     sender.attach(outlet)
     log, put = begin(sender)
     text = "ä€" * 10_000
@@ -136,7 +136,7 @@ async def test_chunks_are_bounded_and_offsets_count_bytes() -> None:
 
 
 async def test_many_small_writes_are_batched() -> None:
-    sender, outlet = LogSender(asyncio.get_running_loop()), FakeOutlet()
+    sender, outlet = LogSender(asyncio.get_running_loop(), "node1"), FakeOutlet()
     sender.attach(outlet)
     log, put = begin(sender)
     for number in range(200):
@@ -149,7 +149,7 @@ async def test_many_small_writes_are_batched() -> None:
 
 
 async def test_output_beyond_the_limit_is_thrown_away_with_one_line() -> None:
-    sender, outlet = LogSender(asyncio.get_running_loop()), FakeOutlet()
+    sender, outlet = LogSender(asyncio.get_running_loop(), "node1"), FakeOutlet()
     sender.attach(outlet)
     log, put = begin(sender, limit=10)
     for _ in range(5):
@@ -161,7 +161,7 @@ async def test_output_beyond_the_limit_is_thrown_away_with_one_line() -> None:
 
 
 async def test_output_of_exactly_the_limit_needs_no_line() -> None:
-    sender, outlet = LogSender(asyncio.get_running_loop()), FakeOutlet()
+    sender, outlet = LogSender(asyncio.get_running_loop(), "node1"), FakeOutlet()
     sender.attach(outlet)
     log, put = begin(sender, limit=6)
     put(b"123456")
@@ -172,7 +172,7 @@ async def test_output_of_exactly_the_limit_needs_no_line() -> None:
 
 async def test_a_full_window_stops_the_reading_and_a_confirm_resumes_it() -> None:
     loop = asyncio.get_running_loop()
-    sender, outlet = LogSender(loop, window=2), FakeOutlet(prompt=False)
+    sender, outlet = LogSender(loop, "node1", window=2), FakeOutlet(prompt=False)
     sender.attach(outlet)
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -207,7 +207,10 @@ async def test_a_full_window_stops_the_reading_and_a_confirm_resumes_it() -> Non
 
 
 async def test_tasks_share_the_window_in_turn() -> None:
-    sender, outlet = LogSender(asyncio.get_running_loop(), window=2), FakeOutlet(prompt=False)
+    sender, outlet = (
+        LogSender(asyncio.get_running_loop(), "node1", window=2),
+        FakeOutlet(prompt=False),
+    )
     sender.attach(outlet)
     logs = [begin(sender, ti=ti) for ti in (1, 2)]
     for _, put in logs:
@@ -225,7 +228,7 @@ async def test_tasks_share_the_window_in_turn() -> None:
 
 
 async def test_without_a_broker_the_task_is_not_held_up_and_the_newest_output_is_kept() -> None:
-    sender, outlet = LogSender(asyncio.get_running_loop()), FakeOutlet()
+    sender, outlet = LogSender(asyncio.get_running_loop(), "node1"), FakeOutlet()
     log, put = begin(sender)
     total = 0
     while total < 3 * KEEP:
@@ -249,7 +252,10 @@ async def test_a_broker_that_confirms_nothing_counts_as_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(output, "STALLED", 0.2)
-    sender, outlet = LogSender(asyncio.get_running_loop(), window=1), FakeOutlet(prompt=False)
+    sender, outlet = (
+        LogSender(asyncio.get_running_loop(), "node1", window=1),
+        FakeOutlet(prompt=False),
+    )
     sender.attach(outlet)
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -269,7 +275,7 @@ async def test_a_broker_that_confirms_nothing_counts_as_away(
 
 
 async def test_unconfirmed_chunks_are_repeated_after_a_reconnect_at_their_old_offsets() -> None:
-    sender, first = LogSender(asyncio.get_running_loop()), FakeOutlet(prompt=False)
+    sender, first = LogSender(asyncio.get_running_loop(), "node1"), FakeOutlet(prompt=False)
     sender.attach(first)
     log, put = begin(sender)
     put(b"one\n")
@@ -289,7 +295,7 @@ async def test_unconfirmed_chunks_are_repeated_after_a_reconnect_at_their_old_of
 
 
 async def test_finishing_waits_for_confirms_within_bounds() -> None:
-    sender, outlet = LogSender(asyncio.get_running_loop()), FakeOutlet(prompt=False)
+    sender, outlet = LogSender(asyncio.get_running_loop(), "node1"), FakeOutlet(prompt=False)
     sender.attach(outlet)
     log, put = begin(sender)
     put(b"text")

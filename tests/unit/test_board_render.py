@@ -200,6 +200,13 @@ def test_a_suspended_agent_comes_first_and_says_why() -> None:
     assert lines.index(line_of(lines, "b ")) < lines.index(line_of(lines, "a "))
 
 
+def test_a_drained_agent_says_why() -> None:
+    agents = (agent("a", "q1"), agent("b", "q2", drained="new kernel (user ada)"))
+    lines = frame(BoardView(at=NOW, agents=agents, queues=()))
+    assert "! drained          3 s  new kernel (user ada)" in line_of(lines, "b ")
+    assert lines.index(line_of(lines, "b ")) < lines.index(line_of(lines, "a "))
+
+
 def test_an_unserved_queue_is_red_and_says_so_in_words() -> None:
     assert line_of(frame(full_view()), "gpuu").split() == ["gpuu", "1", "0", "0", "✗", "unserved"]
     assert styles_of(full_view(), "unserved") == {RED}

@@ -17,6 +17,7 @@ from dispatcher.store.reader import Reader
 from flow import wire
 from flow.cli import requests
 from flow.cli.main import main
+from flow.dagspec import Resources
 from tests.database_world import DatabaseWorld, dag, serving, task
 
 CHAIN = dag("chain", task("a", queue="q1"), task("b", "a", queue="q2"))
@@ -403,6 +404,28 @@ def test_tasks_are_listed_with_the_agreed_keys_and_reasons(
     assert "queue q2: 0 agents" in table.splitlines()[2]
 
 
+def test_a_task_is_shown_with_what_its_tries_used(flow: Flow, world: DatabaseWorld) -> None:
+    world.record(dag("again", task("t", retries=1, retry_delay=0.0)))
+    triggered(world, dag_id="again")
+    world.hello("node1", "default")
+    world.finish("node1", world.start("node1"), "failed", memory_peak=1536 << 20, cpu_seconds=2.5)
+    world.take(world.core.tick(world.now()))
+    world.finish("node1", world.start("node1"))
+    shown = flow("tasks", "show", "run1", "t", "--output", "json").json
+    assert (shown["run"], shown["task_id"], shown["state"]) == ("again/run1", "t", "success")
+    first, second = shown["tries"]
+    assert list(first) == [
+        *("try_number", "agent", "opened_at", "closed_at", "outcome", "exit_code"),
+        *("memory_peak", "cpu_seconds", "reason"),
+    ]
+    assert (first["memory_peak"], first["cpu_seconds"]) == (1536 << 20, 2.5)
+    assert (first["outcome"], first["exit_code"], first["reason"]) == ("failed", 1, "exit code 1")
+    assert (second["memory_peak"], second["cpu_seconds"]) == (None, None)
+    table = flow("tasks", "show", "run1", "t").out
+    assert re.search(r"^state +success$", table, re.MULTILINE)
+    assert re.search(r"^1 +node1 .* failed +1 +1\.5G +2\.5 +exit code 1$", table, re.MULTILINE)
+
+
 def test_a_task_below_another_names_it(flow: Flow, world: DatabaseWorld) -> None:
     world.hello("node1", "q1")
     triggered(world)
@@ -521,3 +544,80 @@ def test_an_agent_that_is_heard_cannot_be_declared_dead(flow: Flow, url: str) ->
     assert (result.code, unknown.code) == (1, 1)
     assert "agent 'node1': expected one that is silent, got one that was heard" in result.err
     assert "agent 'node2': expected one ever seen; did you mean 'node1'?" in unknown.err
+
+
+def test_an_agent_is_shown_with_its_node_and_what_it_runs(flow: Flow, world: DatabaseWorld) -> None:
+    heavy = task("train", queue="gpu", resources=Resources(slots=2, gpus=1))
+    world.record(dag("fit", heavy))
+    world.hello(
+        "node1",
+        "gpu",
+        cores=16,
+        memory=64 * 2**30,
+        gpus=("GPU-a: NVIDIA A100", "GPU-b: NVIDIA A100"),
+        limits=True,
+        software="flow-dispatch 0.9",
+    )
+    triggered(world, dag_id="fit")
+    world.start("node1")
+    shown = flow("agents", "show", "node1", "--output", "json").json
+    (running,) = shown.pop("tasks")
+    times = {name: shown.pop(name) for name in ("since", "last_heartbeat")}
+    assert all(times.values())
+    assert shown == {
+        "name": "node1",
+        "state": "online",
+        "suspended": "",
+        "drained": "",
+        "session": 1,
+        "software": "flow-dispatch 0.9",
+        "queues": ["gpu"],
+        "wanted_queues": None,
+        "slots": 4,
+        "wanted_slots": None,
+        "busy": 2,
+        "cores": 16,
+        "memory": 64 * 2**30,
+        "gpus": ["GPU-a: NVIDIA A100", "GPU-b: NVIDIA A100"],
+        "gpu_share": 1,
+        "gpus_busy": 1,
+        "limits": True,
+    }
+    assert running.pop("since")
+    assert running == {
+        "run": "fit/run1",
+        "task_id": "train",
+        "map_index": -1,
+        "try_number": 1,
+        "slots": 2,
+        "gpus": 1,
+    }
+    text = flow("agents", "show", "node1").out
+    assert re.search(r"^slots +2 of 4 busy$", text, re.MULTILINE)
+    assert re.search(r"^memory +64G$", text, re.MULTILINE)
+    assert "GPU-a: NVIDIA A100, GPU-b: NVIDIA A100 (1 of 2 busy)" in text
+    assert re.search(r"^fit/run1 +train +-1 +1 +2 +1 ", text, re.MULTILINE)
+    assert "suspended" not in text
+
+
+def test_an_agent_that_nobody_has_seen_is_answered_with_the_nearest_name(
+    flow: Flow, world: DatabaseWorld
+) -> None:
+    world.hello("node1")
+    assert flow("agents", "show", "nod1") == (
+        6,
+        "",
+        "flow: agent 'nod1': expected one ever seen; did you mean 'node1'?\n",
+    )
+
+
+def test_a_trigger_warns_of_tasks_that_no_agent_of_their_queue_could_hold(
+    flow: Flow, world: DatabaseWorld
+) -> None:
+    world.record(dag("fit", task("big", queue="gpu", resources=Resources(slots=8))))
+    world.hello("node1", "gpu", slots=4)
+    result = flow("dags", "trigger", "fit")
+    assert (
+        "flow: warning: queue gpu: needs 8 slots, the largest agent has 4; "
+        "task big will wait for one\n" in result.err
+    )

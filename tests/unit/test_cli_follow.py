@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dispatcher.logstore import LogStore
 from dispatcher.store.reader import Reader
-from flow.cli.follow import Follower
+from flow.cli.follow import Follower, Heard
 from flow.cli.invocation import Invocation
 from flow.wire import Grant, LogChunk
 from tests.database_world import DatabaseWorld, dag, task
 
 ONE = dag("one", task("t", retries=1, retry_delay=0.0))
-Steps = Iterator[LogChunk | None]
+Steps = Iterator[Heard | None]
 
 
 class Scene:
@@ -53,8 +54,10 @@ class Scene:
             yield None
 
 
-def chunk(grant: Grant, offset: int, text: str, *, last: bool = False) -> LogChunk:
-    return LogChunk(
+def chunk(
+    grant: Grant, offset: int, text: str, *, last: bool = False, agent: str = "node1"
+) -> Heard:
+    piece = LogChunk(
         task_instance_id=grant.task_instance_id,
         try_number=grant.try_number,
         token=grant.token,
@@ -63,6 +66,7 @@ def chunk(grant: Grant, offset: int, text: str, *, last: bool = False) -> LogChu
         text=text,
         last=last,
     )
+    return Heard(agent, piece)
 
 
 @pytest.fixture
@@ -210,10 +214,8 @@ def test_chunks_of_another_run_are_not_its_own(
 
     def steps() -> Steps:
         yield from scene.quiet(0.5)
-        other = chunk(grant, 0, "other\n")
-        yield LogChunk(
-            **{n: getattr(other, n) for n in other.__struct_fields__} | {"task_instance_id": 99}
-        )
+        other = chunk(grant, 0, "other\n").chunk
+        yield Heard("node1", msgspec.structs.replace(other, task_instance_id=99))
         yield chunk(grant, 0, "own\n", last=True)
         scene.world.finish("node1", grant)
         yield from scene.quiet(1.0)
@@ -221,6 +223,23 @@ def test_chunks_of_another_run_are_not_its_own(
 
     scene.follower().follow(steps(), live=True)
     assert capsys.readouterr().out == "own\n"
+
+
+def test_output_of_an_agent_that_does_not_run_the_try_is_not_believed(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def steps() -> Steps:
+        grant = scene.world.start("node1")
+        yield chunk(grant, 0, "evil\n", agent="node2")  # before it is known who runs it
+        yield from scene.quiet(0.5)
+        yield chunk(grant, 0, "evil\n", agent="node2", last=True)
+        yield chunk(grant, 0, "good\n", last=True)
+        scene.world.finish("node1", grant)
+        yield from scene.quiet(1.0)
+        must_have_ended()
+
+    scene.follower().follow(steps(), live=True)
+    assert capsys.readouterr().out == "good\n"
 
 
 def test_without_the_broker_what_is_stored_is_followed(

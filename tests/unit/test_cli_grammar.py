@@ -27,8 +27,9 @@ WRONG_LINES = {
     "no command": (
         "",
         (
-            "flow: expected a command (agents, board, config, dags, db, dispatcher, queues, runs, "
-            "standalone, tasks, variables or version), got none; see `flow --help`"
+            "flow: expected a command (agents, board, broker, config, dags, db, dispatcher, "
+            "doctor, queues, runs, standalone, tasks, variables or version), got none; "
+            "see `flow --help`"
         ),
     ),
     "a noun alone": (

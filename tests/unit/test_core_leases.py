@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.core.core import Rules
-from dispatcher.core.leases import FIRST_PULSE
-from dispatcher.core.records import CloseTry, EndSession
+from dispatcher.core.records import CloseTry, EndSession, TakeBackDeath
 from flow import wire
 from flow.states import RunState
 from tests.unit.core_world import LEASE, World, chain, dag, task
@@ -225,7 +224,7 @@ def test_time_for_which_the_line_is_held_up_is_no_silence(clear_before: float) -
     world.pass_time(600, clear=False)  # an alarm: the pulse is stuck with everything else
     world.return_markers()
     assert world.states() == {"t0": "running"}
-    unseen = FIRST_PULSE * HEARTBEAT  # what may have passed before the first pulse was stuck
+    unseen = Rules().short_silence  # what may have passed before the first pulse was stuck
     world.pass_time(max(0.0, LEASE + GRACE - clear_before - unseen - 0.1))
     assert world.states() == {"t0": "running"}
     world.pass_time(unseen + HEARTBEAT + 0.2)
@@ -368,6 +367,141 @@ def test_a_lapse_of_the_same_process_is_not_charged_to_the_task() -> None:
     world.hello(session=2, process="p")
     assert world.task("t0").deaths == 0
     assert world.states() == {"t0": "queued"}
+
+
+def test_a_takeover_of_a_process_that_comes_back_is_not_charged_to_the_task() -> None:
+    world = World(chain(1))
+    world.hello(process="p")
+    world.trigger("chain")
+    world.grant(world.next_task())
+    lost_by_silence(world)
+    assert world.task("t0").deaths == 1, "it may have killed the agent"
+    world.hello(session=2, process="p")
+    assert world.task("t0").deaths == 0
+    assert world.states() == {"t0": "queued"}
+    [back] = [write for write in world.writes if isinstance(write, TakeBackDeath)]
+    assert back.reason == "agent node1 had not died"
+
+
+def test_three_partitions_of_healthy_agents_fail_no_task() -> None:
+    world = World(chain(1))
+    world.trigger("chain")
+    for session in range(1, 6):
+        world.hello(session=session, process="p")
+        world.grant(world.next_task(), session=session)
+        lost_by_silence(world)
+        world.new_reign()  # the next dispatcher knows it, too
+    assert world.states() == {"t0": "queued"}
+    assert world.task("t0").deaths == 1
+
+
+def test_a_takeover_of_a_process_that_is_gone_stays_charged() -> None:
+    world = World(chain(1))
+    started(world)
+    lost_by_silence(world)
+    world.hello(session=2, process="another")
+    assert world.task("t0").deaths == 1
+    world.hello(session=3, process="process 1")
+    assert world.task("t0").deaths == 1, "and stays so"
+
+
+def test_a_death_that_was_none_is_taken_back_wherever_the_task_is_by_then() -> None:
+    world = World(chain(1))
+    started(world)
+    lost_by_silence(world)
+    world.hello("node2")
+    grant = world.grant(world.next_task(), "node2")
+    world.hello(session=2, process="process 1")
+    assert world.task("t0").deaths == 0
+    assert world.states() == {"t0": "running"}
+    world.finish(grant, agent="node2")
+    assert world.run_state() is RunState.SUCCESS
+
+
+def test_a_death_that_was_none_is_taken_back_once() -> None:
+    world = World(chain(1))
+    started(world)
+    lost_by_silence(world)
+    world.hello("node2")
+    world.grant(world.next_task(), "node2")
+    world.hello("node2", session=2)
+    assert world.task("t0").deaths == 2
+    for session in (2, 3):
+        world.hello(session=session, process="process 1")
+        assert world.task("t0").deaths == 1
+
+
+def test_what_an_agent_declared_dead_was_charged_with_is_taken_back_as_well() -> None:
+    world = World(dag("chain", task("a", on_agent_lost="wait"), task("b")))
+    world.hello()
+    world.trigger("chain")
+    world.grant(world.next_task())
+    world.grant(world.next_task())
+    lost_by_silence(world)
+    world.request("declare_dead", agent="node1", actor="ada")
+    assert [world.task(name).deaths for name in "ab"] == [1, 1]
+    world.hello(session=2, process="process 1")
+    assert [world.task(name).deaths for name in "ab"] == [0, 0]
+
+
+def test_what_has_ended_or_was_cleared_stays_as_it_is_when_its_agent_comes_back() -> None:
+    world = World(dag("chain", task("a"), task("b"), task("c")))
+    world.hello()
+    world.trigger("chain")
+    for _ in "abc":
+        world.grant(world.next_task())
+    lost_by_silence(world)
+    world.hello("node2")
+    world.run_next(agent="node2")
+    world.request(
+        "clear",
+        dag_id="chain",
+        run_id="run",
+        task_id="b",
+        upstream=False,
+        downstream=False,
+        failed=False,
+        actor="ada",
+    )
+    before = len(world.writes)
+    world.hello(session=2, process="process 1")
+    back = [write for write in world.writes[before:] if isinstance(write, TakeBackDeath)]
+    assert [write.task_pk for write in back] == [world.task("c").id]
+    assert [world.task(name).deaths for name in "abc"] == [1, 0, 0]
+
+
+def test_a_task_that_failed_as_poison_stays_failed_when_an_agent_comes_back() -> None:
+    world = World(chain(1), dag("other", task("u")))
+    world.hello()
+    world.trigger("chain")
+    for session in (1, 2):
+        world.grant(world.next_task(), session=session)
+        world.hello(session=session + 1)
+    world.grant(world.next_task(), session=3)
+    lost_by_silence(world)
+    assert world.states() == {"t0": "failed"}
+    world.hello(session=4, process="process 3")
+    assert world.states() == {"t0": "failed"}
+    assert not [write for write in world.writes if isinstance(write, TakeBackDeath)]
+
+
+def test_what_is_let_off_is_no_suspect_any_more() -> None:
+    world = World(dag("chain", task("a"), task("b")))
+    world.hello(session=1)
+    world.trigger("chain")
+    for _ in "ab":
+        world.grant(world.next_task())
+    world.hello(session=2)
+    for _ in "ab":
+        world.grant(world.next_task(), session=2)
+    lost_by_silence(world)
+    world.hello("node2")
+    a, b = world.next_task(), world.next_task()
+    world.grant(a, "node2")
+    assert isinstance(world.claim(b, "node2"), wire.Deny), "one suspect at a time"
+    world.hello(session=3, process="process 2")
+    world.grant(world.next_task(), "node2")
+    assert world.states() == {"a": "running", "b": "running"}
 
 
 def test_what_ran_when_an_agent_died_once_runs_again_side_by_side() -> None:

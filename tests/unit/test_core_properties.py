@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from dispatcher.core.core import Rules
 from dispatcher.core.records import CloseTry, OpenTry
 from flow import wire
+from flow.dagspec import Resources
 from flow.states import RUN_TERMINAL, TaskState
 from tests.unit.core_world import LEASE, Replay, World, dag, task
 
@@ -22,8 +23,8 @@ QUEUES = {"a1": ("q1",), "a2": ("q1", "q2"), "a3": ("q2",)}
 DAG = dag(
     "d",
     task("top", queue="q1", retries=1, retry_delay=5.0),
-    task("left", "top", queue="q1", priority_weight=5),
-    task("right", "top", queue="q2", on_agent_lost="wait"),
+    task("left", "top", queue="q1", priority_weight=5, resources=Resources(slots=2)),
+    task("right", "top", queue="q2", on_agent_lost="wait", resources=Resources(gpus=1)),
     task("join", "left", "right", queue="q2", retries=1, retry_delay=0.0),
     max_active_runs=2,
     max_active_tasks=3,
@@ -46,6 +47,8 @@ class HostileWorld(RuleBasedStateMachine):
         for agent, reply in self.world.replies:
             if isinstance(reply, wire.Grant):
                 self.grants.append((agent, reply))
+            elif isinstance(reply, wire.Offer):
+                self.messages.append(reply.task)
         self.world.replies = []
 
     @rule(agent=agents, keep=st.booleans())
@@ -53,7 +56,13 @@ class HostileWorld(RuleBasedStateMachine):
         self.sessions[agent] += 1
         held = tuple(grant.token for name, grant in self.grants if name == agent) if keep else ()
         self.world.hello(
-            agent, self.sessions[agent], queues=QUEUES[agent], slots=2, spooled=held[-1:]
+            agent,
+            self.sessions[agent],
+            queues=QUEUES[agent],
+            slots=2,
+            gpus=("0",),
+            terms=wire.Terms() if keep else None,
+            spooled=held[-1:],
         )
 
     @rule()
@@ -150,6 +159,9 @@ class HostileWorld(RuleBasedStateMachine):
             assert row == replay.tasks[task_pk]
         state = self.world.core.state
         for agent in state.agents.values():
+            taken = [state.shape(state.tasks[pk]) for pk in agent.tokens.values()]
+            assert agent.used == (sum(x.slots for x in taken), sum(x.gpus for x in taken))
+            assert agent.used.fits(agent.capacity)
             assert set(agent.tokens) == {
                 row.token
                 for row in state.tasks.values()
@@ -166,7 +178,7 @@ class HostileWorld(RuleBasedStateMachine):
         running = sum(run.row.state.value == "running" for run in state.runs.values())
         assert state.active_runs.get("d", 0) == running <= 2
         for queue in state.queues.values():
-            assert queue.queued == {
+            assert set(queue.queued) == {
                 row.id
                 for row in state.tasks.values()
                 if row.state is TaskState.QUEUED and row.queue == queue.name

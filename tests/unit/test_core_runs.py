@@ -151,7 +151,7 @@ def test_an_intent_is_carried_out_once() -> None:
 def test_an_unknown_kind_of_intent_is_closed_with_the_reason() -> None:
     world = World(chain(1))
     error = world.request("explode", dag_id="chain")
-    known = "trigger, pause, unpause, cancel, clear, declare_dead"
+    known = "trigger, pause, unpause, cancel, clear, declare_dead, drain, resume, set_agent"
     assert error == f"intent: expected one of {known}, got 'explode'"
 
 

@@ -21,7 +21,7 @@ class FakeDelivery:
         self.routing_key = name
         self.headers: Mapping[str, object] = {}
         self.redelivered = False
-        self.user_id = None
+        self.user_id: str | None = None
         self._log = log
 
     def ack(self, *, multiple: bool = False) -> None:

@@ -17,13 +17,25 @@ anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 KINDS = [cls.kind for cls in wire.Event.__subclasses__()]
 
 
-@given(anything, anything)
-def test_a_log_key_fits_amqp_and_has_two_words_for_any_ids(dag_id: str, task_id: str) -> None:
-    key = topology.log_key(dag_id, task_id)
+@given(agents, anything, anything)
+def test_a_log_key_fits_amqp_and_has_three_words_for_any_ids(
+    agent: str, dag_id: str, task_id: str
+) -> None:
+    key = topology.log_key(agent, dag_id, task_id)
     assert len(key.encode()) <= topology.MAX_KEY_BYTES
-    assert key.count(".") == 1
-    # A follower binds with the key: a wildcard in it would bring other tasks' output.
+    assert key.count(".") == 2
+    assert topology.sender_of(key) == agent
+    # A follower binds with two of the words: a wildcard would bring other tasks' output.
     assert re.fullmatch(r"[A-Za-z0-9_%~.-]+", key) or "" in (dag_id, task_id)
+
+
+@given(agents, ids, ids)
+def test_a_log_key_is_its_tasks_pattern_with_the_agents_name(
+    agent: str, dag_id: str, task_id: str
+) -> None:
+    wildcard, *words = topology.log_pattern(dag_id, task_id).split(".")
+    assert wildcard == "*"
+    assert topology.log_key(agent, dag_id, task_id).split(".") == [agent, *words]
 
 
 @given(st.tuples(anything, anything), st.tuples(anything, anything))
@@ -31,7 +43,7 @@ def test_different_tasks_have_different_log_keys(
     one: tuple[str, str], two: tuple[str, str]
 ) -> None:
     assume(one != two)
-    assert topology.log_key(*one) != topology.log_key(*two)
+    assert topology.log_pattern(*one) != topology.log_pattern(*two)
 
 
 @pytest.mark.parametrize(
@@ -49,18 +61,18 @@ def test_different_tasks_have_different_log_keys(
 def test_ids_that_look_alike_have_different_log_keys(
     one: tuple[str, str], two: tuple[str, str]
 ) -> None:
-    assert topology.log_key(*one) != topology.log_key(*two)
+    assert topology.log_pattern(*one) != topology.log_pattern(*two)
 
 
 def test_ordinary_ids_are_readable_in_their_log_key() -> None:
-    assert topology.log_key("daily_sales", "extract-1") == "daily_sales.extract-1"
-    assert topology.log_key("a.b", "t") == "a%2eb.t"
+    assert topology.log_pattern("daily_sales", "extract-1") == "*.daily_sales.extract-1"
+    assert topology.log_pattern("a.b", "t") == "*.a%2eb.t"
 
 
 def test_a_long_id_is_cut_and_ends_with_its_digest() -> None:
-    first = topology.log_key("x" * 250, "t").split(".")[0]
-    assert len(first) == 127
-    assert re.fullmatch(r"x{110}~[0-9a-f]{16}", first)
+    first = topology.log_pattern("x" * 250, "t").split(".")[1]
+    assert len(first) == 76
+    assert re.fullmatch(r"x{59}~[0-9a-f]{16}", first)
 
 
 @given(agents, st.sampled_from(KINDS))
@@ -130,7 +142,7 @@ def test_the_log_queue_is_bounded_and_drops_its_oldest() -> None:
 
 @given(ids, ids)
 def test_a_follower_hears_its_task_only(dag_id: str, task_id: str) -> None:
-    key = topology.log_key(dag_id, task_id)
+    key = topology.log_pattern(dag_id, task_id)
     spec = topology.follower_queue(key, "0123abcd")
     assert (spec.exchange, spec.key) == (topology.LOGS, key)
     assert spec.exclusive

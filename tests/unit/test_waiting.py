@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.core.queues import Shape
 from dispatcher.waiting import (
     QueueLoad,
     Surroundings,
@@ -155,3 +156,71 @@ def test_parallelism_is_named_with_its_value() -> None:
     assert reason == "parallelism=4 of the dispatcher is reached"
     unlimited = Surroundings(run_state=RunState.RUNNING, all_active_tasks=4)
     assert why_waiting(waiter(TaskState.SCHEDULED), unlimited, IDLE, NOW) != reason
+
+
+def test_agents_that_are_drained_are_called_that() -> None:
+    assert no_agent("q2", QueueLoad(agents=1, drained=1)) == "queue q2: 1 agent, drained"
+    both = QueueLoad(agents=2, drained=1, suspended=1)
+    assert no_agent("q2", both) == "queue q2: 2 agents, suspended or drained"
+    assert no_agent("q2", QueueLoad(agents=2, drained=1, slots=4)) == ""
+
+
+def fleet(*agents: tuple[int, int, int, int]) -> QueueLoad:
+    """Agents by their slots, devices, and how much of both is free."""
+    return QueueLoad(
+        agents=len(agents),
+        slots=sum(slots for slots, *_ in agents),
+        busy=sum(slots - free for slots, _, free, _ in agents),
+        capacities=tuple(Shape(slots, gpus) for slots, gpus, _, _ in agents),
+        free=tuple(Shape(slots, gpus) for _, _, slots, gpus in agents),
+    )
+
+
+@pytest.mark.parametrize(
+    ("takes", "load", "reason"),
+    [
+        (Shape(8, 0), fleet((4, 0, 4, 0), (2, 0, 2, 0)), "needs 8 slots, the largest agent has 4"),
+        (Shape(1, 1), fleet((4, 0, 4, 0)), "needs 1 GPU, no agent has one"),
+        (
+            Shape(2, 4),
+            fleet((4, 2, 4, 2)),
+            "needs 2 slots and 4 GPUs, the most that an agent has is 2",
+        ),
+        (
+            Shape(8, 1),
+            fleet((8, 0, 8, 0), (2, 2, 2, 2)),
+            "needs 8 slots and 1 GPU, no agent has both",
+        ),
+        (Shape(1, 1), fleet((4, 0, 0, 0)), "needs 1 GPU, no agent has one"),
+        (
+            Shape(4, 0),
+            fleet((4, 0, 3, 0)),
+            "needs 4 slots, the most that are free at one agent are 3",
+        ),
+        (Shape(1, 1), fleet((4, 1, 3, 0)), "needs 1 GPU, all are busy"),
+        (
+            Shape(1, 2),
+            fleet((4, 2, 3, 1)),
+            "needs 2 GPUs, the most that are free at one agent are 1",
+        ),
+        (
+            Shape(2, 1),
+            fleet((4, 1, 2, 0), (2, 1, 1, 1)),
+            "needs 2 slots and 1 GPU, no agent has both free",
+        ),
+        (Shape(4, 0), fleet((4, 0, 0, 0)), "all 4 slots busy"),
+        (Shape(1, 0), fleet((4, 0, 0, 0)), "all 4 slots busy"),
+    ],
+)
+@pytest.mark.parametrize("state", [TaskState.SCHEDULED, TaskState.QUEUED])
+def test_what_its_agents_lack_for_a_task_is_told_with_the_figures(
+    state: TaskState, takes: Shape, load: QueueLoad, reason: str
+) -> None:
+    assert why_waiting(waiter(state, takes=takes), RUNNING, load, NOW) == f"queue q2: {reason}"
+
+
+def test_a_task_for_which_there_is_room_waits_for_no_agent() -> None:
+    roomy = fleet((4, 1, 4, 1))
+    assert why_waiting(waiter(TaskState.QUEUED, takes=Shape(4, 1)), RUNNING, roomy, NOW) == (
+        "waits to be claimed"
+    )

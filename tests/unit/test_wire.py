@@ -112,9 +112,29 @@ MESSAGES: dict[str, wire.Message] = {
     "grant": wire.Grant(
         session=7, task_instance_id=42, try_number=2, token=1700000000003, inputs={"x": [1]}
     ),
+    "offer": wire.Offer(
+        session=7,
+        incarnation="5b0f6f2c",
+        task=wire.Task(
+            task_instance_id=42,
+            dag_id="train",
+            run_id="manual__1",
+            task_id="fit",
+            try_number=2,
+            queue="gpu",
+            operator="bash",
+            arguments={"command": "nvidia-smi"},
+            resources=Resources(slots=4, gpus=2, memory=2**30, cpus=1.5, pids=500),
+        ),
+    ),
     "deny": wire.Deny(session=7, task_instance_id=42, try_number=2, reason="stale"),
     "answered": wire.Answered(session=7, tokens=(1700000000003, 1700000000004)),
     "hello_wanted": wire.HelloWanted(session=7),
+    "configure": wire.Configure(
+        session=7,
+        incarnation="5b0f6f2c",
+        terms=wire.Terms(drained="new kernel (user ada)", queues=("gpu", "cpu"), slots=3),
+    ),
     "stop": wire.Stop(session=7, token=1700000000003, reason="cancelled by user ada"),
     "session_ended": wire.SessionEnded(session=7, reason="taken over", last_session=8),
     "probe": wire.Probe(dispatcher="control-1"),
@@ -175,6 +195,12 @@ counts = st.integers(0, 2**31 - 1)
 digests = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 raws = json_values.map(lambda value: msgspec.Raw(json.dumps(value).encode()))
+terms = st.builds(
+    wire.Terms,
+    drained=texts,
+    queues=st.none() | st.lists(texts, min_size=1, max_size=3).map(tuple),
+    slots=st.none() | st.integers(1, 2**31 - 1),
+)
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     "int": st.integers(-(2**53), 2**53),
     "Number": numbers,
@@ -216,6 +242,9 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
         cpus=st.none() | finite,
         pids=st.none() | counts,
     ),
+    "Task": st.just(MESSAGES["task"]),
+    "Terms": terms,
+    "Terms | None": st.none() | terms,
     "OnAgentLost": st.sampled_from(["rerun", "fail", "wait"]),
     "Literal['success', 'failed', 'skipped']": st.sampled_from(["success", "failed", "skipped"]),
 }
@@ -397,6 +426,30 @@ def test_a_damaged_message_gives_a_message_or_a_message_error(
     except MessageError:
         return
     assert isinstance(message, wire.Message)
+
+
+# -- whose an unreadable event is --------------------------------------------------------------
+
+
+def test_a_message_of_a_newer_version_says_whose_it_is_and_which_version() -> None:
+    text = body("claim", version=3, task_instance_id="of another type then")
+    with pytest.raises(wire.NewerVersion) as caught:
+        wire.decode(text)
+    assert caught.value.version == 3
+    sender = wire.sender(text)
+    assert sender is not None
+    assert (sender.agent, sender.session, sender.type) == ("node1", 7, "claim")
+
+
+def test_a_type_that_only_a_newer_version_has_is_of_a_newer_version() -> None:
+    with pytest.raises(wire.NewerVersion):
+        wire.decode(b'{"type":"teleport","version":2}')
+
+
+@given(st.binary(max_size=200) | st.text().map(str.encode))
+def test_what_does_not_say_whose_it_is_has_no_sender(text: bytes) -> None:
+    assert wire.sender(text) is None
+    assert wire.sender(body("wake")) is None
 
 
 # -- words that other parts rely on ------------------------------------------------------------

@@ -15,15 +15,17 @@ _AGENT = {
     "drained": TextField(default=""),
     "wanted_queues": TextField(null=True),
     "wanted_slots": BigIntegerField(null=True),
+    "charged": TextField(default="[]"),
 }
 _TASK_TRY = {
     "memory_peak": BigIntegerField(null=True),
     "cpu_seconds": DoubleField(null=True),
 }
+_AUDIT = {"agent": TextField(null=True)}
 
 
 def up(migrator: Any, _db: Database) -> None:
     """Add the columns."""
-    for table, columns in (("agent", _AGENT), ("task_try", _TASK_TRY)):
+    for table, columns in (("agent", _AGENT), ("task_try", _TASK_TRY), ("audit", _AUDIT)):
         for name, column in columns.items():
             migrator.migrate(migrator.add_column(table, name, column))

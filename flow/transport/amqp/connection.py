@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, SupportsIndex, cast
 
@@ -10,6 +11,7 @@ import aiormq
 from yarl import URL
 
 from flow.transport.amqp.faults import mark_seen
+from flow.transport.amqp.greeting import Greeting
 from flow.transport.amqp.holding import Holding
 
 
@@ -57,15 +59,19 @@ class _Socket(aiormq.TransportFactory):
 
 
 class Connection:
-    """One TCP connection to the broker, which shows as *name* in the broker's listings."""
+    """One TCP connection to the broker, which shows as *name* in the broker's listings; with TLS
+    as *context* has it."""
 
-    def __init__(self, url: URL, name: str) -> None:
+    def __init__(self, url: URL, name: str, context: ssl.SSLContext | None = None) -> None:
         self._watchers: list[Callable[[float | None], None]] = []
         self._holding = Holding(self._held)
         self._socket = _Socket(self._holding)
         self._opening: asyncio.Task[Any] | None = None
         self._protocol = _Protocol(
-            url, client_properties={"connection_name": name}, transport_factory=self._socket
+            url,
+            context=context,
+            client_properties={"connection_name": name},
+            transport_factory=self._socket,
         )
 
     async def open(self, limit: float) -> None:
@@ -83,6 +89,21 @@ class Connection:
             raise TimeoutError
         self._opening.result()
         self._holding.timeout = self._protocol.connection_tune.heartbeat
+
+    @property
+    def greeting(self) -> Greeting:
+        """What the broker has said of itself; for one that is open."""
+        said = self._protocol.server_properties
+        writer = self._socket.writer
+        encrypted: ssl.SSLObject | None = None
+        if writer is not None:
+            encrypted = writer.get_extra_info("ssl_object")
+        return Greeting(
+            product=str(said.get("product", "an unknown broker")),
+            version=str(said.get("version", "of an unknown version")),
+            heartbeat=int(self._protocol.connection_tune.heartbeat),
+            certificate=None if encrypted is None else encrypted.getpeercert(binary_form=True),
+        )
 
     async def channel(self, *, confirms: bool = False) -> aiormq.Channel:
         """Open a channel; with *confirms* the broker confirms each publish on it."""

@@ -61,9 +61,6 @@ class AmqpLink:
 
     async def declare(self, queue: QueueSpec) -> None:
         async def declare(channel: aiormq.Channel) -> None:
-            if not self._exchanges_declared:
-                for exchange in EXCHANGES:
-                    await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
             await channel.queue_declare(
                 queue.name,
                 durable=queue.durable,
@@ -72,10 +69,36 @@ class AmqpLink:
             )
             await channel.queue_bind(queue.name, queue.exchange, queue.key)
 
-        await self._call(f"declare queue {queue.name}", self._aside(declare))
-        self._exchanges_declared = True
+        what = f"declare queue {queue.name}"
+        await self._declare_exchanges(what, make=not queue.exclusive)
+        await self._call(what, self._aside(declare))
         if queue.arguments.get("x-single-active-consumer"):
             self._single_active.add(queue.name)
+
+    async def _declare_exchanges(self, what: str, *, make: bool) -> None:
+        """Once per link. Whoever does not *make* them makes do with those that are there: an
+        agent may have no right to, and RabbitMQ's log would name every attempt."""
+        if self._exchanges_declared:
+            return
+
+        async def exist(channel: aiormq.Channel) -> bool:
+            try:
+                for exchange in EXCHANGES:
+                    await channel.exchange_declare(exchange, passive=True)
+            except aiormq.ChannelNotFoundEntity:
+                return False
+            except aiormq.ChannelAccessRefused:
+                # From RabbitMQ 4.3 on one may not even look without any right to an exchange.
+                return True
+            return True
+
+        async def declare(channel: aiormq.Channel) -> None:
+            for exchange in EXCHANGES:
+                await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
+
+        if make or not await self._call(what, self._aside(exist)):
+            await self._call(what, self._aside(declare))
+            self._exchanges_declared = True
 
     async def consume(
         self, queue: str, on_delivery: Callable[[Delivery], None], *, prefetch: int
@@ -98,6 +121,10 @@ class AmqpLink:
             return found.message_count
 
         return await self._call(f"look at queue {queue}", self._aside(count))
+
+    @property
+    def user(self) -> str | None:
+        return self._user_id
 
     @property
     def blocked(self) -> bool:
