@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME PYTHONWARNINGS
 unexport FLOW_DATABASE_URL FLOW_LOGS_FOLDER
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kill test chaos chaos-full mutants lint format venv services clean
+.PHONY: help demo demo-kill test test-nodes test-vm chaos chaos-full mutants lint lint-ansible format venv services clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -34,6 +34,14 @@ demo-kill: venv services ## Kill an agent under load, on a live board; SVG=file:
 test: lint services ## Check and test everything; TESTS=path narrows it down
 	$(PY) -m compileall -q flow dispatcher agent
 	$(PY) -m tests.services run -- $(PYTEST) $(TESTS)
+
+test-nodes: venv ansible ## Boot three machines, provision and use them; needs root on Debian
+	@$(PYTHON) tools/bootstrap.py nodes
+	@$(PY) -m tests.nodes
+
+test-vm: venv ## Boot an emulated machine and see tasks held to their limits; needs root on Debian
+	@$(PYTHON) tools/bootstrap.py vm
+	@$(PY) -m tests.vm
 
 chaos: venv services ## Hurt real processes in every way, with short leases; ONLY="names": some
 	@$(PY) -m compileall -q flow dispatcher agent
@@ -53,6 +61,9 @@ lint: venv ## Style, types, and who may import whom
 	$(ALONE) $(PY) -m mypy
 	$(ALONE) $(VENV)/bin/lint-imports --no-logo
 
+lint-ansible: ansible ## The playbooks, by ansible-lint's strictest profile
+	@cd ansible && PATH="$(CURDIR)/.venv-ansible/bin:$$PATH" ansible-lint --offline --profile production
+
 format: venv ## Format the code and fix what can be fixed
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
@@ -60,10 +71,14 @@ format: venv ## Format the code and fix what can be fixed
 venv: ## Make or refresh the virtual environment in .venv
 	@$(PYTHON) tools/bootstrap.py venv
 
+.PHONY: ansible
+ansible:
+	@$(PYTHON) tools/bootstrap.py ansible
+
 services: ## Install RabbitMQ, PostgreSQL and tmux from the distribution where missing
 	@$(PYTHON) tools/bootstrap.py services
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) .venv.lock build dist *.egg-info .hypothesis .import_linter_cache \
+	rm -rf $(VENV) .venv-ansible .venv.lock build dist *.egg-info .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

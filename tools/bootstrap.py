@@ -1,4 +1,5 @@
-"""Make a checkout ready on a bare Debian machine: ``bootstrap.py venv``, ``bootstrap.py services``.
+"""Make a checkout ready on a bare Debian machine: ``bootstrap.py venv``, ``services``, ``ansible``,
+``nodes``, ``vm``.
 
 Run by the Makefile with the system's Python, so standard library only. As root it installs from
 the distribution what is missing; for anybody else it prints the one command that does. Safe to run
@@ -40,6 +41,24 @@ def make_venv() -> None:
         _pip("setuptools")
         _pip("--no-build-isolation", "--editable", f"{ROOT}[dispatcher,dev]")
         STAMP.write_text(wanted, encoding="utf-8")
+
+
+def make_ansible() -> None:
+    """Make ``.venv-ansible``, apart from flow's own: what runs and checks the playbooks."""
+    requirements = ROOT / "ansible" / "requirements.txt"
+    parts = (sys.version, os.path.realpath(sys.executable), requirements.read_text("utf-8"))
+    wanted = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    folder = ROOT / ".venv-ansible"
+    stamp = folder / ".installed"
+    with _locked(ROOT / ".venv.lock"):
+        if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+            return
+        _ensure_ensurepip()
+        _say(f"making {folder} with {sys.executable}")
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+        _run([*pip, "install", "--quiet", "--no-deps", "--requirement", str(requirements)])
+        stamp.write_text(wanted, encoding="utf-8")
 
 
 def _fingerprint() -> str:
@@ -90,6 +109,41 @@ def _missing_services() -> list[str]:
     if not shutil.which("tmux"):  # a test looks at the board in it
         missing.append("tmux")
     return missing
+
+
+def ensure_nodes() -> None:
+    """Make sure that nodes can be booted here, where that is possible at all: as root on Debian.
+
+    Elsewhere this does nothing, and the harness says that it does not run.
+    """
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        _apt_install(_missing_node_tools)
+
+
+def ensure_vm() -> None:
+    """The same for a machine with a kernel of its own."""
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        _apt_install(_missing_vm_tools)
+
+
+def _missing_vm_tools() -> list[str]:
+    tools = {
+        "qemu-system-x86_64": "qemu-system-x86",
+        "mmdebstrap": "mmdebstrap",
+        "mkfs.ext4": "e2fsprogs",
+    }
+    return [package for tool, package in tools.items() if not shutil.which(tool)]
+
+
+def _missing_node_tools() -> list[str]:
+    tools = {
+        "systemd-nspawn": "systemd-container",
+        "mmdebstrap": "mmdebstrap",
+        "ip": "iproute2",
+        "ssh": "openssh-client",
+        "openssl": "openssl",
+    }
+    return [package for tool, package in tools.items() if not shutil.which(tool)]
 
 
 def _apt_install(missing: Callable[[], list[str]]) -> None:
@@ -144,7 +198,13 @@ def main(arguments: list[str]) -> int:
             "name another one: make test PYTHON=/path/to/python3"
         )
         return 1
-    steps = {"venv": make_venv, "services": ensure_services}
+    steps = {
+        "venv": make_venv,
+        "services": ensure_services,
+        "ansible": make_ansible,
+        "nodes": ensure_nodes,
+        "vm": ensure_vm,
+    }
     if not arguments or any(name not in steps for name in arguments):
         _say(f"expected some of {', '.join(steps)}, got {' '.join(arguments) or 'nothing'}")
         return 2
