@@ -305,8 +305,9 @@ class Core:
     # -- processes -----------------------------------------------------------------------------
 
     def _on_ready(self, event: on.Ready, now: float) -> None:
-        if not self.fenced:  # otherwise it was forgotten
-            self.work.ready(event.token, now, self._out, refusal=self._refusal())
+        # A session that ends with this very step cannot have forgotten it: it waited no more.
+        refusal = "the session ended before the task began" if self.fenced else self._refusal()
+        self.work.ready(event.token, now, self._out, refusal=refusal)
 
     def _on_process_started(self, event: on.ProcessStarted, now: float) -> None:
         run = self.work.running.get(event.token)

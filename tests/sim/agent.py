@@ -321,6 +321,7 @@ class Agent:
                 self._keeper = self.node.keeper = None
                 self.post(on.LeaseFired("the keeper died", spared_nothing=True))
                 self._go_on()
+                self._leave()
             case "gone":
                 self._leave()
 

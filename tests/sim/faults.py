@@ -138,9 +138,18 @@ def usurp(world: World, original: Node, fault: Fault) -> bool:
         node.wanted = False
         if node.agent is not None:
             node.agent.interrupt()
+        # It never comes back: what waits for that needs somebody's word.
+        silence = world.pace.lease + world.pace.grace + 3.0
+        world.schedule.after(silence, partial(vouch, world, node.name))
 
     world.heal_after(fault.duration, leave)
     return True
+
+
+def vouch(world: World, name: str) -> None:
+    """Somebody looks at all machines that use *name*, finds nothing running, and says so."""
+    if not any(node.processes for node in world.nodes if node.name == name):
+        world.ask("declare_dead", agent=name)
 
 
 def declare_dead(world: World, fault: Fault, who: str) -> bool:
@@ -149,13 +158,7 @@ def declare_dead(world: World, fault: Fault, who: str) -> bool:
     if not node.up:
         return False
     silence = 3 * world.pace.heartbeat + 0.5
-
-    def vouch() -> None:
-        # Of the name, not of one machine: they look at all that use it.
-        if not any(other.processes for other in world.nodes if other.name == node.name):
-            world.ask("declare_dead", agent=node.name)
-
-    world.schedule.after(silence, vouch)
+    world.schedule.after(silence, partial(vouch, world, node.name))
     world.heal_after(silence + fault.duration, node.power_on)
     node.power_off()
     return True

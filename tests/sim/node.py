@@ -105,9 +105,11 @@ class Node:
         return True
 
     def kill_keeper(self) -> bool:
-        """``kill -9`` of the keeper alone; its tasks live on. Whether there was one."""
+        """``kill -9`` of the keeper alone; its tasks live on. Whether there was one.
+
+        Not while the agent is stopped: nothing is promised where both are lost."""
         keeper, agent = self.keeper, self.agent
-        if keeper is None or agent is None or not keeper.process.alive:
+        if keeper is None or agent is None or not keeper.process.alive or agent.process.paused:
             return False
         keeper.process.kill()
         self.schedule.after(0.002, partial(agent.keeper_says, keeper, "lost"))

@@ -64,3 +64,16 @@ def test_one_that_outlives_the_session_is_given_back_when_its_wait_ends_with_it(
     world.tell(on.Confirmed(world.ref(wire.Hello)))
     (release,) = world.sent(wire.Release)
     assert (release.token, release.fault) == (11, False)
+
+
+def test_one_that_outlives_the_session_is_given_back_when_its_bundle_comes_with_the_lapse() -> None:
+    # A stopped agent finds both as it goes on: nothing waits any more, and nothing runs.
+    world = waiting(on_agent_lost="wait")
+    world.tell(on.Ready(11), after=SETTINGS.trusted + 1)
+    assert world.effects(do.Start) == []
+    assert world.core.work.running == {}
+    world.tell(on.Fenced(2))
+    world.tell(on.LinkDown())
+    world.tell(on.LinkUp())
+    (hello,) = world.sent(wire.Hello)
+    assert (hello.session, hello.kept) == (2, ())
