@@ -202,8 +202,10 @@ class CodeCache:
         """Make room, if more is kept than should be: contents that no tree has, then trees, the
         one whose last use is longest ago first; never one that is pinned."""
         for left in self._new.iterdir():
-            if time.time() - left.lstat().st_mtime > _ABANDONED:
-                _remove_tree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            # Another fetch may take what it was at out of here at any moment.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.lstat().st_mtime > _ABANDONED:
+                    _remove_tree(left) if left.is_dir() else left.unlink(missing_ok=True)
         excess = self._sweep() - self._max_bytes if self._used() > self._max_bytes else 0
         for bundle in self._by_last_use() if excess > 0 else ():
             if self._evict_tree(bundle):
@@ -212,16 +214,21 @@ class CodeCache:
                 return
 
     def _used(self) -> int:
-        return sum(path.stat().st_size for path in self._files())
+        return sum(found.st_size for _, found in self._files())
 
-    def _files(self) -> Iterator[Path]:
-        yield from self._blobs.glob("*/*")
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """All contents. Another agent may be sweeping, too, so one that has gone is left out."""
+        for path in self._blobs.glob("*/*"):
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue
+            yield path, found
 
     def _sweep(self) -> int:
         """Remove contents that no tree has; returns how many bytes stay."""
         stay = 0
-        for path in self._files():
-            found = path.stat()
+        for path, found in self._files():
             if found.st_nlink == 1 and time.time() - found.st_mtime > YOUNG:
                 path.unlink(missing_ok=True)
             else:

@@ -16,7 +16,7 @@ from dispatcher.core.holding import is_suspect
 from dispatcher.core.moves import Ending, end_token
 from dispatcher.core.records import TakeBackDeath, TaskRow
 from dispatcher.core.state import Agent, Effects, Instant, State
-from flow.states import TERMINAL, TaskEvent
+from flow.states import TERMINAL, TaskEvent, TaskState
 
 
 def lose_tokens(
@@ -59,6 +59,8 @@ def take_back(state: State, name: str, charged: Iterable[int], now: Instant, out
             continue
         task.deaths -= 1
         freed.append(task.task_id)
+        if task.state is TaskState.RUNNING and task.agent is not None:
+            slot_freed(state, state.agents[task.agent])  # for a suspect that waits for its end
         out.writes.append(
             TakeBackDeath(
                 task_pk=task.id,

@@ -148,6 +148,15 @@ class HostileWorld(RuleBasedStateMachine):
         events queue is, so that markers come back and who is silent is taken over."""
         self.world.pass_time(seconds, returning=clear)
 
+    @rule(agent=agents)
+    def an_agent_is_cut_off_and_comes_back(self, agent: str) -> None:
+        """Its process was well all the time: what it ran has killed nobody."""
+        self.agents.work(agent)
+        self.world.pass_time(LEASE + 30.0, returning=True)
+        self.agents.collect()
+        self.agents.sessions[agent] += 1
+        self.agents.say_hello(agent)
+
     @rule(returning=st.booleans())
     def markers_return(self, returning: bool) -> None:
         """Or the queues are shown to be empty, which sends one."""

@@ -80,7 +80,7 @@ def test_agents_of_the_first_release_are_kept_with_nothing_known_of_their_nodes(
     [kept] = Store(database).load().agents
     assert (kept.name, kept.session, kept.queues, kept.slots) == ("node1", 3, ("q1",), 4)
     assert (kept.gpus, kept.gpu_share, kept.limits, kept.drained) == ((), 1, False, "")
-    assert (kept.wanted_queues, kept.wanted_slots) == (None, None)
+    assert (kept.wanted_queues, kept.wanted_slots, kept.charged) == (None, None, ())
 
 
 def test_several_processes_may_migrate_at_once(url: str) -> None:

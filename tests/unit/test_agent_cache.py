@@ -207,6 +207,19 @@ def test_contents_without_a_bundle_go_first(small: CodeCache) -> None:
     assert small.lacking(manifest_of(("y", b"y" * 2000)))
 
 
+def test_what_others_fetch_or_sweep_meanwhile_disturbs_no_eviction(
+    small: CodeCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [make(small, ("f", bytes([number]) * 2000)) for number in range(2)]
+    for at, (bundle, _) in enumerate(made):
+        used(small, bundle, at)
+    iterdir, glob = Path.iterdir, Path.glob
+    monkeypatch.setattr(Path, "iterdir", lambda self: [*iterdir(self), self / "gone"])
+    monkeypatch.setattr(Path, "glob", lambda self, name: [*glob(self, name), self / "ab" / "gone"])
+    small.evict()
+    assert [folder.exists() for _, folder in made] == [False, True]
+
+
 def test_a_content_that_just_came_is_left_alone(
     small: CodeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

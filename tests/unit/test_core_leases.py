@@ -504,6 +504,27 @@ def test_what_is_let_off_is_no_suspect_any_more() -> None:
     assert world.states() == {"a": "running", "b": "running"}
 
 
+def test_a_suspect_that_waits_for_another_one_goes_on_when_that_is_let_off() -> None:
+    world = World(dag("chain", task("a", queue="q1"), task("b", queue="q2")))
+    world.trigger("chain")
+    messages = {message.queue: message for message in world.published}
+    for session in (1, 2):
+        for queue in ("q1", "q2"):
+            world.hello(queue, session, queues=[queue])
+            world.published.clear()
+            world.grant(messages[queue], queue, session)
+        lost_by_silence(world)
+        messages = {message.queue: message for message in world.published}
+    world.hello("both", queues=["q1", "q2"])
+    world.grant(messages["q1"], "both")
+    world.published.clear()
+    assert isinstance(world.claim(messages["q2"], "both"), wire.Deny)
+    world.hello("q1", session=3, queues=["q1"], process="process 2")
+    [message] = world.published
+    world.grant(message, "both")
+    assert world.states() == {"a": "running", "b": "running"}
+
+
 def test_what_ran_when_an_agent_died_once_runs_again_side_by_side() -> None:
     world = World(dag("chain", task("a"), task("b")))
     world.hello(session=1)
