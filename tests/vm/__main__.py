@@ -2,7 +2,7 @@
 
 Boots Debian in QEMU, emulated in software, and has flow run there as a systemd unit with
 ``Delegate=``; see ``guest/check.py``. Prints what was seen. Exit code 1 when something does
-not hold, 2 when nothing could be tried: that is no success.
+not hold, 3 when nothing could be tried: that is no success.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ TOOLS = {
 }
 #: Seconds for boot and check, after which something hangs; see the module's figures.
 PATIENCE = 1500.0
+NOT_RUN = 3
 
 
 def obstacles() -> list[str]:
@@ -45,7 +46,7 @@ def main() -> int:
         print("test-vm: NOT RUN, so nothing has passed:", file=sys.stderr)
         for obstacle in why_not:
             print(f"test-vm:   {obstacle}", file=sys.stderr)
-        return 2
+        return NOT_RUN
     sweep()
     with phase("root file system with a kernel"):
         system = image.base()
