@@ -7,7 +7,7 @@ and the state rebuilt from the database: memory runs ahead of the commit.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from dispatcher.core import (
     claims,
@@ -109,19 +109,37 @@ class Core:
         """Carry out what commands asked for; each intent once. *loaded* has the runs that
         :meth:`wanted_runs` named, by intent (``None``: there is no such run).
 
-        An intent whose run ended while *loaded* was being read is left for the next time.
+        An intent whose run has ended since *loaded* was read, by an earlier intent perhaps, is left
+        for the next time.
         """
         out = Effects()
         loaded = loaded or {}
-        outdated = self.wanted_runs(intents).keys() - {
-            key for key, run in loaded.items() if run is None or run.run.state in RUN_TERMINAL
-        }
+        touched: set[tuple[str, str]] = set()
         for intent in intents:
-            if intent.id not in self.state.seen_intents | outdated:
-                self.state.seen_intents.add(intent.id)
-                requests.carry_out(self.state, intent, loaded.get(intent.id), now, out)
+            if intent.id in self.state.seen_intents or self._outdated(intent, loaded, touched):
+                continue
+            self.state.seen_intents.add(intent.id)
+            touched.add(requests.run_named(intent.arguments))
+            requests.carry_out(self.state, intent, loaded.get(intent.id), now, out)
         self._follow_up(now, out)
         return out
+
+    def _outdated(
+        self,
+        intent: Intent,
+        loaded: Mapping[int, LoadedRun | None],
+        touched: Collection[tuple[str, str]],
+    ) -> bool:
+        """Whether *intent* needs a run that is not in memory, and *loaded* has it not as it is now:
+        what earlier intents did to the runs *touched* is not written yet."""
+        if not self.wanted_runs([intent]):
+            return False
+        run = loaded.get(intent.id)
+        return (
+            intent.id not in loaded
+            or requests.run_named(intent.arguments) in touched
+            or (run is not None and run.run.state not in RUN_TERMINAL)
+        )
 
     def _follow_up(self, now: Instant, out: Effects) -> None:
         """Whatever happened may have made room: for runs that are due, then for tasks."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dispatcher.core.core import Rules
-from dispatcher.core.records import CloseTry, SetWish
+from dispatcher.core.records import CloseIntent, CloseTry, Intent, SetWish
 from flow import wire
 from flow.states import RunState
 from tests.unit.core_world import LEASE, World, chain, dag, task
@@ -166,6 +166,25 @@ def test_an_ended_run_runs_its_cleared_tasks_again_and_nothing_else() -> None:
     again = world.run_next()
     assert (again.task_id, again.try_number) == ("t1", 2)
     assert world.run_state() is RunState.SUCCESS
+
+
+def test_two_requests_at_once_for_an_ended_run_do_not_both_go_by_what_was_read_of_it() -> None:
+    # The first ends it again at once: what has been read for the second is no longer so.
+    world = World(dag("chain", task("bad"), task("below", "bad")))
+    world.hello()
+    world.trigger("chain")
+    world.run_next("failed")
+    arguments = {**ADA, "task_id": "below"}
+    twice = [
+        Intent(id=pk, kind="clear", arguments=arguments, created_at=world.now.wall)
+        for pk in (101, 102)
+    ]
+    read = {intent.id: world.loaded("run") for intent in twice}
+    effects = world.take(world.core.request(twice, world.now, read))
+    assert [x.intent_id for x in effects.writes if isinstance(x, CloseIntent)] == [101]
+    assert world.run_state() is RunState.FAILED
+    effects = world.take(world.core.request(twice, world.now, {102: world.loaded("run")}))
+    assert [x.intent_id for x in effects.writes if isinstance(x, CloseIntent)] == [102]
 
 
 def test_clear_downstream_and_upstream() -> None:
