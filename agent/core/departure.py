@@ -34,10 +34,10 @@ class Departure:
         return self.signals > 1
 
     def next(
-        self, now: float, *, running: bool, greeted: bool, unanswered: bool, all_confirmed: bool
+        self, now: float, *, running: bool, greeted: bool, unanswered: bool, results: bool
     ) -> Step:
-        """Decide. *unanswered*: claims, results or releases wait for the dispatcher;
-        *all_confirmed*: the broker has every result."""
+        """Decide. *unanswered*: claims, results or releases wait for the dispatcher; *results*:
+        results among them."""
         if running:
             self.idle_since = None
             return Step.KILL if now >= self.kill_at and not self.killed else Step.WAIT
@@ -46,11 +46,11 @@ class Departure:
         if self.idle_since is None:
             self.idle_since = now
         waited = now >= self._answers_until
-        if greeted and all_confirmed and (waited or not unanswered):
+        # A goodbye ends the tokens of results that nobody has read; without it the next start
+        # hands them in. That the broker has them is not enough: its queue may be deleted.
+        if greeted and not results and (waited or not unanswered):
             self.goodbye_until = now + self.settings.hurried_wait
             return Step.GOODBYE
-        # A goodbye would release the tokens of results that nobody has read; without it the next
-        # start hands them in.
         return Step.STOP if waited or not (greeted or unanswered) else Step.WAIT
 
     def due(self, *, running: bool) -> float | None:

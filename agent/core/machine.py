@@ -498,13 +498,13 @@ class Core:
     def _depart(self, now: float) -> None:
         if self._departure is None or self.stopped:
             return
-        results = self.work.results.values()
+        results = len(self.work.results)
         step = self._departure.next(
             now,
             running=bool(self.work.running),
             greeted=self.greeted,
             unanswered=self.work.unanswered,
-            all_confirmed=all(result.confirmed for result in results),
+            results=results > 0,
         )
         match step:
             case Step.KILL:
@@ -514,7 +514,7 @@ class Core:
                 goodbye = wire.Goodbye(agent=self._settings.name, session=self.session)
                 self._send(goodbye, now)
             case Step.STOP:
-                self._stop(f"drained without a goodbye; {len(results)} results stay spooled")
+                self._stop(f"drained without a goodbye; {results} results stay spooled")
 
     def _kill_all(self, departure: Departure, grace: float) -> None:
         departure.killed = True

@@ -60,7 +60,6 @@ class Result:
     spooled: bool = False
     """It may be sent: writing it has been tried."""
     on_disk: bool = False
-    confirmed: bool = False
 
     @property
     def key(self) -> Key:
@@ -255,10 +254,7 @@ class Work:
     def confirmed(self, token: int, out: list[do.Effect]) -> None:
         """The broker has the result: the task's message has done its service."""
         result = self.results.get(token)
-        if result is None:
-            return
-        result.confirmed = True
-        if result.handle is not None:
+        if result is not None and result.handle is not None:
             out.append(do.Ack(result.handle))
             result.handle = None
 
@@ -284,8 +280,6 @@ class Work:
         self.running = kept
         self.claims.clear()
         self.releases.clear()
-        for result in self.results.values():
-            result.confirmed = False
         self.link_lost()
         return frozenset(kept)
 

@@ -565,10 +565,22 @@ WORK_OF_AGENTS = (
         name="result until answered",
         what="a result is forgotten once the broker has it",
         file="agent/core/work.py",
-        old="result.confirmed = True",
-        new="result.confirmed = True\n        self.answered(token, out)",
+        old="result.handle = None",
+        new="result.handle = None\n            self.answered(token, out)",
         killed_by={
             AGENT: ("test_a_result_that_the_broker_has_is_still_sent_again_until_answered",)
+        },
+    ),
+    Mutant(
+        name="goodbye after the answers",
+        what="a goodbye is said once the broker has the results, before they are read",
+        file="agent/core/departure.py",
+        old="if greeted and not results and (waited or not unanswered):",
+        new="if greeted and (waited or not unanswered):",
+        killed_by={
+            AGENT: (
+                "test_no_goodbye_while_the_dispatcher_has_not_answered_a_result_that_the_broker_has",
+            )
         },
     ),
     Mutant(

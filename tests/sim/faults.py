@@ -139,11 +139,24 @@ def usurp(world: World, original: Node, fault: Fault) -> bool:
         if node.agent is not None:
             node.agent.interrupt()
         # It never comes back: what waits for that needs somebody's word.
-        silence = world.pace.lease + world.pace.grace + 3.0
-        world.schedule.after(silence, partial(vouch, world, node.name))
+        bury(world, node)
 
     world.heal_after(fault.duration, leave)
     return True
+
+
+def bury(world: World, node: Node) -> None:
+    """Somebody looks after the name of a machine that never comes back, and vouches for it while
+    its agent holds the name: at first that may still count as online, which refuses the command."""
+    silence = world.pace.lease + world.pace.grace + 3.0
+
+    def look() -> None:
+        row = world.database.rows.agents.get(node.name)
+        if row is not None and row.home_id == node.home:
+            vouch(world, node.name)
+
+    for number in range(1, 6):
+        world.schedule.after(number * silence, look)
 
 
 def vouch(world: World, name: str) -> None:

@@ -66,6 +66,8 @@ class Oracle:
         """Tokens of which a disk did not take the result."""
         self._drained: set[str] = set()
         """Agents that somebody wants to take nothing, as it is written down."""
+        self._room: dict[int, int] = {}
+        """By token: the slots that its agent had when it took it."""
         self._processes: dict[str, str] = {}
         """By agent: the process that has its latest session."""
         self._losses: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
@@ -253,7 +255,7 @@ class Oracle:
         if node.agent is None:
             return
         world, running = self._world, node.processes.values()
-        slots = max(node.slots, node.agent.core.settings.slots)
+        slots = max(node.slots, self._room.get(starting.token, 0))
         if sum(process.slots for process in running) + starting.slots > slots:
             raise Violation("I10 never more than there is", f"{starting} beside {[*running]}")
         if len(set(starting.gpus)) != wanted:
@@ -265,6 +267,8 @@ class Oracle:
 
     def check_start(self, agent: Agent, token: int) -> None:
         """The agent wants to start a task."""
+        # What counts is the number of then: where it waits for its bundle, fewer may be wanted now.
+        self._room.setdefault(token, agent.core.settings.slots)
         if agent.core.drained:
             text = f"token {token} on {agent.name}: {agent.core.drained}"
             raise Violation("I11 a drained agent starts nothing", text)

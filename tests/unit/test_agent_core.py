@@ -591,6 +591,19 @@ def test_no_goodbye_while_the_broker_lacks_a_result() -> None:
     ]
 
 
+def test_no_goodbye_while_the_dispatcher_has_not_answered_a_result_that_the_broker_has() -> None:
+    world = World().greet().run()
+    world.exit()
+    world.tell(on.Spooled(11))
+    world.tell(on.Confirmed(world.ref(wire.Finished)))
+    world.tell(on.Interrupt())
+    world.tick(10.0)
+    assert not world.sent(wire.Goodbye)
+    assert [stop.reason for stop in world.effects(do.Stop)] == [
+        "drained without a goodbye; 1 results stay spooled"
+    ]
+
+
 def test_what_outlasts_the_drain_timeout_is_killed_and_given_back() -> None:
     world = World(settings=SETTINGS_SHORT).greet().run().run(2, 12, 2, on_agent_lost="fail")
     world.tell(on.Interrupt())
