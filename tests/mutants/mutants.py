@@ -386,9 +386,9 @@ LEASES_OF_AGENTS = (
     Mutant(
         name="lapse",
         what="the agent does not look at its lease",
-        file="agent/core/machine.py",
-        old="if self.deadline is not None and now >= self.deadline:",
-        new="if self.deadline is not None and now < 0:",
+        file="agent/core/lease.py",
+        old="return self.deadline is not None and now >= self.deadline",
+        new="return False",
         killed_by={
             AGENT: (
                 "test_the_lapse_kills_forgets_and_drops_the_connection",
@@ -400,8 +400,8 @@ LEASES_OF_AGENTS = (
         name="lapse latch",
         what="a lapse kills, but the session goes on",
         file="agent/core/machine.py",
-        old="self.fenced, self.deadline = True, None",
-        new="self.deadline = None",
+        old="self.fenced, self._lease.deadline = True, None",
+        new="self._lease.deadline = None",
         killed_by={AGENT: ("test_after_a_lapse_nothing_is_said_or_started_before_the_proof",)},
     ),
     Mutant(
@@ -416,7 +416,7 @@ LEASES_OF_AGENTS = (
         name="proof of an alarm",
         what="a proof that the broker blocks renews the lease from its arrival on",
         file="agent/core/machine.py",
-        old="self._renew(self._held_from + event.proven, now)",
+        old="self._renew(as_if_sent, now)",
         new="self._renew(now, now)",
         killed_by={
             ALARM: (
@@ -429,7 +429,7 @@ LEASES_OF_AGENTS = (
         name="deadline for the keeper",
         what="the keeper never learns when the lease ends",
         file="agent/core/machine.py",
-        old="self._out.append(do.SetDeadline(deadline))",
+        old="self._out.append(do.SetDeadline(sent_at + self._lease.trusted))",
         new="pass",
         killed_by={AGENT: ("test_a_confirmed_heartbeat_moves_the_deadline_by_when_it_was_sent",)},
     ),
@@ -496,8 +496,8 @@ LEASES_OF_AGENTS = (
         name="hello after the proof",
         what="the agent says hello before earlier sessions are proven dead",
         file="agent/core/machine.py",
-        old="return self.link and not self.fenced and not self.greeted and not self._parting",
-        new="return self.link and not self.greeted and not self._parting",
+        old="return self._link.up and not self.fenced and not self._link.greeted",
+        new="return self._link.up and not self._link.greeted",
         killed_by={AGENT: ("test_hello_waits_for_both_the_proof_and_the_connection",)},
     ),
 )
