@@ -252,6 +252,7 @@ class Core:
         if reader is not None and mine and not self.fenced and event.reply.session == self.session:
             self._readable(now)
             reader(event.reply, now)
+            self._consume()
 
     def _on_grant(self, grant: wire.Grant, now: float) -> None:
         refusal = self._refusal()
@@ -331,7 +332,6 @@ class Core:
             text = f"drained: {drained}; what runs goes on" if drained else "no longer drained"
             self._report("info", text)
         self._settled(changed=self._wanted.accept(terms))
-        self._consume()
 
     def _settled(self, *, changed: bool) -> None:
         """Queues and slots are said in a hello, and consuming goes by both: so the connection is
@@ -384,7 +384,6 @@ class Core:
             self._suspension.unread = ""
             self._report("info", "the suspension is over: the dispatcher can be understood again")
             self._link.heartbeat_due = now
-            self._consume()
 
     def _mind_suspension(self, now: float) -> None:
         if self._suspension.due(now):

@@ -85,6 +85,10 @@ class Agent:
         """SIGTERM."""
         self.process.receive(lambda: self.post(on.Interrupt()))
 
+    def reload(self, queues: tuple[str, ...], slots: int) -> None:
+        """SIGHUP, with other settings to read."""
+        self.process.receive(lambda: self.post(on.Reconfigured(queues=queues, slots=slots)))
+
     def _begin(self) -> None:
         self._connection.connect()
         self._perform(self.core.start())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tests.sim import compound, faults
+from tests.sim import compound, faults, people
 from tests.sim.faults import Fault
 
 if TYPE_CHECKING:
@@ -46,11 +46,12 @@ KINDS: dict[str, Callable[[World, Fault, str], bool]] = {
     "exile": compound.exile,
     "amnesia": compound.amnesia,
     "echo": compound.echo,
-    "cancel": faults.cancel,
-    "clear": faults.clear,
-    "pause dag": faults.pause_dag,
-    "node drain": faults.node_drain,
-    "node set": faults.node_set,
+    "cancel": people.cancel,
+    "clear": people.clear,
+    "pause dag": people.pause_dag,
+    "node drain": people.node_drain,
+    "node set": people.node_set,
+    "node reload": people.node_reload,
 }
 #: Those that hit in the middle of what their victim is doing.
 AT_ONCE = frozenset({"agent kill", "node crash", "declare dead", "dispatcher kill"})

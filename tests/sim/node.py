@@ -46,6 +46,8 @@ class Node:
         self.queues = queues
         self.home = home
         self.slots = slots
+        self.own = queues, slots
+        """What it serves unless somebody has changed its settings."""
         self.gpus: tuple[str, ...] = world.gpus
         self.gpus_elsewhere: set[str] = set()
         """Those that another agent of the machine uses."""
@@ -64,6 +66,12 @@ class Node:
         self.incarnations = 0
         self._rate = world.rng.uniform(0.995, 1.005)
         self._booted = world.schedule.now - world.rng.uniform(10, 1000)
+
+    def reload(self, queues: tuple[str, ...], slots: int) -> None:
+        """Its settings are others now, for the agent that runs and for the next."""
+        self.queues, self.slots = queues, slots
+        if self.agent is not None:
+            self.agent.reload(queues, slots)
 
     # -- time ----------------------------------------------------------------------------------
 

@@ -58,6 +58,9 @@ class Outside:
     refused: set[int] = field(default_factory=set)
     """Results that the disk did not take."""
     suspended: bool = False
+    unread: bool = False
+    """Its dispatcher's messages are of a version that it does not read."""
+    drained: bool = False
     probing: int = 0
     answered: set[int] = field(default_factory=set)
     stopped: bool = False
@@ -79,7 +82,14 @@ class AgentMachine(RuleBasedStateMachine):
         self.check(self.core.start())
 
     def tell(self, event: on.Event) -> None:
+        readable = isinstance(event, on.Received) and not isinstance(event.reply, wire.Configure)
+        if readable and not self.out.fenced and not self.lapses():
+            self.out.unread = False
         self.check(self.core.step(event, self.now))
+
+    def lapses(self) -> bool:
+        """The step to come is the one that notices the end of the lease."""
+        return self.out.trusted_until is not None and self.now >= self.out.trusted_until
 
     # -- what must never be seen ---------------------------------------------------------------
 
@@ -142,7 +152,8 @@ class AgentMachine(RuleBasedStateMachine):
         if isinstance(message, wire.Finished):
             assert message.token in out.on_disk | out.refused, "spooled before sent"
         if isinstance(message, wire.Hello | wire.Heartbeat):
-            assert bool(message.suspended) == out.suspended
+            assert bool(message.suspended) == (out.suspended or out.unread)
+            assert bool(message.terms and message.terms.drained) == out.drained
         if isinstance(message, wire.Release):
             assert message.token not in out.alive, "released while it runs"
             assert message.token not in out.spooling | out.on_disk, "released with a result"
@@ -155,6 +166,8 @@ class AgentMachine(RuleBasedStateMachine):
         out, token = self.out, effect.grant.token
         assert not out.fenced
         assert not out.suspended, "started without a disk"
+        assert not out.unread, "started for a dispatcher that it does not understand"
+        assert not out.drained, "started on a node that is drained"
         assert out.trusted_until is not None
         assert self.now < out.trusted_until, "started after the lapse"
         assert token not in out.started, "a token starts once"
@@ -168,7 +181,8 @@ class AgentMachine(RuleBasedStateMachine):
         out = self.out
         match effect:
             case do.Consume():
-                assert not out.suspended, "consumed without a disk"
+                reasons = (out.suspended, out.unread, out.drained)
+                assert not any(reasons), "consumed although nothing may start"
             case do.Probe():
                 assert out.suspended
                 assert not out.probing, "one probe at a time"
@@ -407,6 +421,25 @@ class AgentMachine(RuleBasedStateMachine):
     @rule(slots=st.integers(1, 3), queues=st.sampled_from([("q1",), ("q1", "q2")]))
     def reconfigured(self, slots: int, queues: tuple[str, ...]) -> None:
         self.tell(on.Reconfigured(slots=slots, queues=queues))
+
+    @rule(
+        slots=st.sampled_from([None, 1, 3]),
+        queues=st.sampled_from([None, ("q2",)]),
+        drained=st.booleans(),
+    )
+    def people_want_something(
+        self, slots: int | None, queues: tuple[str, ...] | None, drained: bool
+    ) -> None:
+        terms = wire.Terms(drained="new disk" if drained else "", queues=queues, slots=slots)
+        if not self.out.fenced and not self.lapses():
+            self.out.drained, self.out.unread = drained, False
+        self.tell(on.Received(wire.Configure(session=self.out.session, terms=terms)))
+
+    @rule(really=one_in_eight)
+    def a_message_of_another_version(self, really: bool) -> None:
+        if really:
+            self.out.unread = True
+            self.tell(on.Unreadable(wire.VERSION + 1))
 
     @rule(really=one_in_eight)
     def signal(self, really: bool) -> None:
