@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0
+#: Seconds until a queue that the broker refuses is asked for again: somebody may have granted it.
+REFUSED_PAUSE = 10.0
 #: Replies are small and read at once; this only bounds a burst.
 CONTROL_PREFETCH = 200
 
@@ -32,6 +34,8 @@ class _Live:
     link: Link
     events: Outlet
     deliveries: dict[int, Delivery] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Queues that the broker does not let this agent read, and what it said."""
 
 
 class AgentConnection:
@@ -126,11 +130,11 @@ class AgentConnection:
         """Declare *queue* if it is missing. An agent with no more rights than it needs may not:
         then a dispatcher does, who reads of it in the hello."""
         spec = topology.task_queue(queue)
-        if await link.ready_count(spec.name) is None:
-            try:
+        try:
+            if await link.ready_count(spec.name) is None:
                 await link.declare(spec)
-            except BrokerRefused as error:
-                log.debug("left to the dispatcher: %s", error)
+        except BrokerRefused as error:
+            log.debug("left to the dispatcher: %s", error)
 
     def _show(self, status: str, level: int = logging.WARNING) -> None:
         """One line per change, not one per attempt."""
@@ -160,20 +164,21 @@ class AgentConnection:
             delivery.ack()
 
     async def consume(self) -> None:
-        """Begin to receive tasks; from a queue that is missing as soon as somebody has made it."""
+        """Begin to receive tasks; from a queue that is missing as soon as somebody has made it,
+        from one that the broker refuses as soon as it is granted. The others are served at once."""
         live, queues, slots, pause = self._live, self._queues, self._slots, FIRST_PAUSE
         if live is None:
             return
         try:
-            while missing := [
+            while waiting := [
                 queue for queue in queues if not await self._consume_from(live, queue, slots)
             ]:
-                wanted = ", ".join(missing)
-                self._show(f"waiting for a dispatcher to make what is missing: queue {wanted}")
-                await asyncio.sleep(pause)
+                self._show(self._lacking(live, waiting))
+                only_refused = live.refused.keys() >= set(waiting)
+                await asyncio.sleep(REFUSED_PAUSE if only_refused else pause)
                 if self._live is not live:
                     return
-                queues, pause = tuple(missing), min(2 * pause, LONGEST_PAUSE)
+                queues, pause = tuple(waiting), min(2 * pause, LONGEST_PAUSE)
         except TransportError as error:
             self._show(f"cannot consume: {error}")
             await live.link.close()
@@ -181,12 +186,26 @@ class AgentConnection:
         self._show(f"connected; serving {', '.join(self._queues)}", logging.INFO)
 
     async def _consume_from(self, live: _Live, queue: str, slots: int) -> bool:
-        """Whether there is such a queue."""
+        """Whether there is such a queue, and this agent may read it."""
         name = topology.task_queue(queue).name
-        if await live.link.ready_count(name) is None:
+        try:
+            there = await live.link.ready_count(name) is not None
+            if there:
+                await live.link.consume(name, partial(self._on_task, live, queue), prefetch=slots)
+        except BrokerRefused as error:
+            live.refused[queue] = str(error)
             return False
-        await live.link.consume(name, partial(self._on_task, live, queue), prefetch=slots)
-        return True
+        live.refused.pop(queue, None)
+        return there
+
+    def _lacking(self, live: _Live, waiting: list[str]) -> str:
+        """Why nothing comes from the queues *waiting*, for people."""
+        wanted = " ".join(f"--queue {queue}" for queue in self._queues)
+        remedy = f"grant what `flow broker rights {self._name} {wanted}` prints"
+        said = [f"refused, {why}; {remedy}" for why in live.refused.values()]
+        if missing := ", ".join(queue for queue in waiting if queue not in live.refused):
+            said.append(f"waiting for a dispatcher to make what is missing: queue {missing}")
+        return "; ".join(said)
 
     def serve(self, queues: tuple[str, ...], slots: int) -> None:
         """From the next link on consume *queues*, *slots* messages of each at a time."""
@@ -199,6 +218,11 @@ class AgentConnection:
     def status(self) -> str:
         """What was last said of the connection, for people."""
         return self._status
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Queues that the broker does not let this agent read."""
+        return tuple(self._live.refused) if self._live is not None else ()
 
     def reconnect(self) -> None:
         """Drop the link, if there is one, and connect at once."""

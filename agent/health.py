@@ -14,6 +14,7 @@ a file system which does not answer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flow.supervision import Standing
@@ -41,6 +42,8 @@ class Seen:
     link: bool
     connection: str
     """What was last said of the connection."""
+    refused: tuple[str, ...] = ()
+    """Queues that the broker does not let it read."""
     suspended: str
     drained: str
     """Why people want nothing new here, and who; ``""``: they do not."""
@@ -82,8 +85,15 @@ def status_line(seen: Seen) -> str:
         return f"{reason}; {slots}" if seen.tasks else reason
     if not seen.greeted:
         return f"waiting for a dispatcher; {slots}" if seen.tasks else "waiting for a dispatcher"
-    queues = f"queue{'' if len(seen.queues) == 1 else 's'} {', '.join(seen.queues)}"
-    return f"{slots}, {queues}"
+    served = [queue for queue in seen.queues if queue not in seen.refused]
+    parts = [f"{slots}, {_named(served)}" if served else slots]
+    if seen.refused:
+        parts.append(f"refused by the broker: {_named(seen.refused)}")
+    return "; ".join(parts)
+
+
+def _named(queues: Sequence[str]) -> str:
+    return f"queue{'' if len(queues) == 1 else 's'} {', '.join(queues)}"
 
 
 def _stuck(seen: Seen) -> str:

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
+import msgspec
+
 from dispatcher.core.state import Effects
 from flow import topology, wire
 from flow.errors import FlowError, TransportError, Unroutable
@@ -56,7 +58,7 @@ class Publisher:
         """Send everything in *effects*, without waiting."""
         for note in effects.notes:
             log.info(note)
-        for agent, reply in effects.replies:
+        for agent, reply in _joined(effects.replies):
             self.reply(agent, reply)
         for task in effects.publications:
             self.publish_task(task)
@@ -114,6 +116,24 @@ class Publisher:
     def _send(self, exchange: str, key: str, message: wire.Message, done: Any) -> None:
         publication = Publication(exchange, key, wire.encode(message))
         self._outlet.publish(publication).add_done_callback(done)
+
+
+def _joined(replies: Iterable[tuple[str, wire.Reply]]) -> list[tuple[str, wire.Reply]]:
+    """All answers to results of one session in one message, in the place of the first of them."""
+    joined: list[tuple[str, wire.Reply]] = []
+    places: dict[tuple[str, int, str], int] = {}
+    for agent, reply in replies:
+        if isinstance(reply, wire.Answered):
+            whom = (agent, reply.session, reply.incarnation)
+            place = places.setdefault(whom, len(joined))
+            if place < len(joined):
+                before = joined[place][1]
+                assert isinstance(before, wire.Answered)
+                tokens = (*before.tokens, *reply.tokens)
+                joined[place] = (agent, msgspec.structs.replace(before, tokens=tokens))
+                continue
+        joined.append((agent, reply))
+    return joined
 
 
 def _failure(future: asyncio.Future[None]) -> TransportError | None:

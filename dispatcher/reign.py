@@ -113,10 +113,9 @@ class Reign:
                 self.add(self.core.queue_observed(queue, ready or 0))
 
     def _take(self, delivery: Delivery) -> None:
-        digest = hashlib.sha256(delivery.body).hexdigest()
         try:
             message = self._read(delivery)
-            if self._offences[digest] >= MAX_OFFENCES:
+            if self._offences and self._offences[_digest(delivery)] >= MAX_OFFENCES:
                 raise MessageError(f"it ended {MAX_OFFENCES} reigns with an error (see the log)")
         except MessageError as error:
             self._unreadable(delivery, error)
@@ -130,7 +129,7 @@ class Reign:
         try:
             effects = self.core.receive(message, self._clock())
         except Exception:
-            self._offences[digest] += 1
+            self._offences[_digest(delivery)] += 1
             raise
         self.add(effects, delivery)
 
@@ -170,3 +169,7 @@ class Reign:
             # reigns mean nothing to this one, whoever sent them.
             self._senders.check_own(user)
         return message
+
+
+def _digest(delivery: Delivery) -> str:
+    return hashlib.sha256(delivery.body).hexdigest()

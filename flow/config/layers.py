@@ -78,6 +78,12 @@ def read_file(path: Path | str | None, environ: Mapping[str, str], default: Path
     return _parse(chosen, body)
 
 
+def instances_in(file: File | None) -> list[str]:
+    """The instances of agents that have a section ``[agents.<instance>]`` of their own."""
+    tables = file.data.get(AGENTS) if file is not None else None
+    return [str(name) for name in tables] if isinstance(tables, dict) else []
+
+
 def _parse(path: Path, body: bytes) -> File:
     try:
         text = body.decode("utf-8-sig")

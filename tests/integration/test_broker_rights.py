@@ -419,6 +419,30 @@ async def test_an_agent_waits_for_a_queue_that_it_may_not_make(
         assert (await dispatcher.result(second)).state == "success"
 
 
+async def test_a_queue_that_is_refused_keeps_an_agent_from_no_other_and_is_served_once_granted(
+    broker_url: str,
+    boss: str,
+    me: tuple[str, str],
+    agent: AgentProcess,
+    management_api: Management,
+) -> None:
+    async with FakeDispatcher(boss) as dispatcher:
+        await dispatcher.make("q2")
+        await agent.start("--queue", "q2")
+        refused = "refused, consume from flow.q.q2: ACCESS_REFUSED"
+        await eventually(lambda: refused in agent.stderr)
+        for _ in range(3):
+            number = await dispatcher.submit("true")
+            assert (await dispatcher.result(number)).state == "success"
+        assert agent.stderr.count("ACCESS_REFUSED") == 1
+        assert agent.stderr.count("connected; serving") == 1
+        assert f"`flow broker rights {me[0]} --queue q1 --queue q2`" in agent.stderr
+        second = await dispatcher.submit("true", queue="q2")
+        vhost = broker_users.vhost_of(broker_url)
+        broker_users.grant(management_api, vhost, me[0], agent_rights(me[0], ["q1", "q2"]))
+        assert (await dispatcher.result(second, within=30)).state == "success"
+
+
 async def test_a_deleted_user_is_out_at_once_and_its_agent_stays_out(
     boss: str, agent: AgentProcess, rabbitmqctl: Callable[..., str]
 ) -> None:

@@ -136,6 +136,23 @@ async def test_a_broker_whose_certificate_nobody_known_has_signed_is_not_talked_
     )
 
 
+async def test_a_broker_that_wants_a_certificate_is_an_error_in_words(tmp_path: Path) -> None:
+    """TLS 1.3 says so after the handshake, while the login is under way."""
+    authority = Authority(tmp_path / "tls")
+    pair = authority.sign("broker", host="IP:127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.file))
+    context.load_cert_chain(pair.cert, pair.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        broker = AmqpBroker(f"amqps://guest:guest@127.0.0.1:{port}/", Tls(authority.file))
+        for _ in range(3):
+            # Whether the alert or the reset behind it comes first is a matter of luck.
+            with pytest.raises(TransportError, match=r"certificate required|reset by peer|closed"):
+                await broker.connect("node1")
+
+
 async def test_a_certificate_of_another_host_is_not_accepted(rabbit: TlsRabbitMQ) -> None:
     assert await refused(rabbit.url(host="localhost"), trusting(rabbit)) == (
         "the broker's certificate is not for 'localhost'; use the name it is for in broker.url, "

@@ -1,4 +1,4 @@
-"""``python -m tests.nodes [--stay] [--only STEP ...]``: flow on booted systemd nodes.
+"""``python -m tests.nodes [--bare] [--stay] [--until STEP]``: flow on booted systemd nodes.
 
 Boots three Debian machines, runs the playbook over SSH against them, and then uses them as an
 operator would; one line for each step. Exit code 1 when a step fails, 3 when nothing could be
@@ -29,6 +29,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.nodes", description=__doc__)
     parser.add_argument(
         "--stay", action="store_true", help="keep the nodes up afterwards, until ^C"
+    )
+    parser.add_argument(
+        "--bare", action="store_true", help="boot bare machines to try things on, until ^C"
     )
     parser.add_argument("--list", action="store_true", help="name the steps")
     parser.add_argument("--until", metavar="STEP", help="the last step to take")
@@ -63,7 +66,7 @@ def _inside(folder: Path, system: Path, version: str, arguments: Sequence[str]) 
     command += [sys.executable, "-m", "tests.nodes.inside"]
     command += [str(folder), str(system), version, NEXT, str(network), *arguments]
     with subprocess.Popen(command, cwd=ROOT, pass_fds=[network]) as process:
-        if "--stay" in arguments:
+        if {"--stay", "--bare"} & set(arguments):
             print(f"to look around: nsenter -t $(pgrep -P {process.pid}) -m -n -p", flush=True)
         while True:
             try:

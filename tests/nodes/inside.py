@@ -17,8 +17,9 @@ from tests.nodes.cluster import HOST, PROXY_PORT, Cluster
 from tests.nodes.control import Control
 from tests.nodes.machine import CACHE
 from tests.nodes.playbook import Operator
-from tests.nodes.story import STEPS, World
+from tests.nodes.story import STEPS
 from tests.nodes.timing import phase
+from tests.nodes.world import World
 
 NODES = ("control", "gpu1", "gpu2")
 
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("folder", "system", "version", "next", "network"):
         parser.add_argument(name)
     parser.add_argument("--stay", action="store_true")
+    parser.add_argument("--bare", action="store_true")
     parser.add_argument("--until")
     options = parser.parse_args(arguments)
     folder = Path(options.folder)
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         with phase("boot"):
             cluster.boot(NODES)
         with _packages(int(options.network)):
+            if options.bare:
+                _wait_bare(cluster)
             return _story(cluster, folder, options)
     except KeyboardInterrupt:
         print("test-nodes: interrupted", file=sys.stderr)
@@ -49,6 +53,16 @@ def main(arguments: Sequence[str]) -> int:
             signal.signal(number, signal.SIG_IGN)
         with phase("power off"):
             cluster.close()
+
+
+def _wait_bare(cluster: Cluster) -> None:
+    """Say how the nodes are reached, and wait for ^C."""
+    for node in cluster.nodes.values():
+        print(f"{node.name} is {node.address}", flush=True)
+    print(f"ssh -i {cluster.key} -o UserKnownHostsFile={cluster.known_hosts} root@10.99.0.11")
+    print(f"wheels for them: {cluster.folder / 'wheels'}", flush=True)
+    while True:
+        signal.pause()
 
 
 @contextmanager

@@ -5,59 +5,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from tests.nodes.cluster import Cluster, Node
-from tests.nodes.control import Control
-from tests.nodes.playbook import Operator
+from tests.nodes.cluster import Node
+from tests.nodes.doctoring import doctor, doctor_finds
+from tests.nodes.world import World
 from tests.waiting import until
 
 #: Seconds within which tasks of a killed agent run again.
 AGAIN_WITHIN = 5.0
 #: Tasks of 2 s on the GPU queue: more than an upgrade takes on a slow machine.
 LOAD = 400
-
-
-@dataclass(slots=True)
-class World:
-    """What the steps work with."""
-
-    cluster: Cluster
-    operator: Operator
-    control: Control
-    wheels: Path
-    version: str
-    next_version: str
-
-    def node(self, name: str) -> Node:
-        """One of the machines."""
-        return self.cluster.nodes[name]
-
-    def write_inventory(self, queues: Mapping[str, list[str]], version: str) -> None:
-        """The map of who runs what; JSON is YAML."""
-        nodes = self.cluster.nodes
-        agents = {name: {"flow_agent_queues": served} for name, served in queues.items()}
-        control: dict[str, object] = {"hosts": {"control": {}}}
-        inventory = {
-            "flow": {
-                "vars": {
-                    "ansible_user": "root",
-                    "flow_common_version": version,
-                    "flow_common_wheelhouse": str(self.wheels),
-                },
-                "hosts": {name: {"ansible_host": node.address} for name, node in nodes.items()},
-                "children": {
-                    "flow_broker": control,
-                    "flow_database": control,
-                    "flow_dispatchers": control,
-                    "flow_agents": {"hosts": agents},
-                },
-            }
-        }
-        self.operator.inventory.write_text(json.dumps(inventory, indent=1))
 
 
 def first_run(world: World) -> str:
@@ -118,6 +78,26 @@ def status_line(world: World) -> str:
     (line,) = [part.strip() for part in text.splitlines() if part.strip().startswith("Status:")]
     assert "slots busy, queue gpu" in line, text
     return line
+
+
+def refused_queue(world: World) -> str:
+    """A queue that the broker refuses to an agent keeps it from no other."""
+    gpu1 = world.node("gpu1")
+    flow = ("/usr/local/bin/flow", "agents", "set", "gpu1-gpu")
+    gpu2 = world.node("gpu2")
+    gpu2.run("systemctl", "stop", "flow-agent@gpu")
+    world.control.node.run(*flow, "--queue", "gpu", "--queue", "cpu")
+    until(lambda: "refused by the broker: queue cpu" in _status(gpu1), 20, every=0.2)
+    status = _status(gpu1)
+    since = time.time()
+    (task,) = world.control.await_success(world.control.trigger("short"))
+    assert task["agent"] == "gpu1-gpu", task
+    journal = ("journalctl", "-u", "flow-agent@gpu", "-o", "cat", f"--since=@{since:.0f}")
+    assert "connected" not in gpu1.run(*journal).out, "it connects again and again"
+    world.control.node.run(*flow, "--reset")
+    until(lambda: "refused" not in _status(gpu1), 20, every=0.2)
+    gpu2.run("systemctl", "start", "flow-agent@gpu")
+    return status
 
 
 def start_serves(world: World) -> str:
@@ -198,13 +178,14 @@ def reload(world: World) -> str:
 
 
 def upgrade(world: World) -> str:
-    """A rolling upgrade under load reruns nothing."""
+    """A rolling upgrade under load, to client certificates as well, reruns nothing."""
     world.node("gpu2").run("systemctl", "start", "flow-agent@gpu")
     world.control.await_agent("gpu2-gpu", state="online")
     before = len(world.control.starts())
     run = world.control.trigger("load")
     until(lambda: len(world.control.starts()) > before, 60, every=0.2)
-    world.operator.play("upgrade.yml", "-e", f"flow_common_version={world.next_version}")
+    change = {"flow_common_version": world.next_version, "flow_common_client_certificates": True}
+    world.operator.play("upgrade.yml", "-e", json.dumps(change))
     tasks = world.control.tasks(run)
     done, left = (sum((task["state"] == "success") is so for task in tasks) for so in (True, False))
     assert left, "the load was over before the upgrade was; make it larger"
@@ -218,18 +199,25 @@ def upgrade(world: World) -> str:
         shown = world.control.ask("agents", "show", agent)
         assert shown["software"].endswith(f" {world.next_version}"), shown
         assert shown["state"] == "online", shown
+    shown_by = ("rabbitmqctl", "-q", "list_connections", "user", "peer_cert_subject")
+    connections = world.control.node.run(*shown_by).out.splitlines()
+    assert "gpu1-gpu\tCN=gpu1" in connections, connections
     world.write_inventory({"gpu1": ["gpu"], "gpu2": ["gpu", "cpu"]}, world.next_version)
     return f"{len(starts)} starts, {done} successes, {twice} reruns, {left} tasks left at its end"
 
 
 def decommission(world: World) -> str:
-    """A node that is taken out is refused at once, and its work goes elsewhere."""
+    """A node that is taken out, also while it cannot be reached, is refused at once."""
     control, gpu2 = world.node("control"), world.node("gpu2")
     password = (gpu2.root / "etc/flow/credentials/agent-gpu.password").read_text()
     assert _connections(control, "gpu2-gpu")
-    recap = world.operator.play("decommission.yml", "-e", "flow_node=gpu2", "--limit", "control")
+    gpu2.cable("down")
+    recap = world.operator.play("decommission.yml", "-e", "flow_node=gpu2")
     assert recap.changed["control"] > 0, recap.output
+    assert "gpu2-gpu" not in control.run("rabbitmqctl", "-q", "list_users").out
     until(lambda: not _connections(control, "gpu2-gpu"), 10, every=0.2)
+    assert world.control.agents()["gpu2-gpu"]["state"] != "dead", "nobody vouched for it"
+    gpu2.cable("up")
     gpu2.run("systemctl", "is-active", "flow-agent@gpu")
     until(lambda: "refused" in _status(gpu2).lower(), 30, every=0.5)
     refused = _status(gpu2)
@@ -248,6 +236,9 @@ STEPS: tuple[Callable[[World], str], ...] = (
     secrets,
     two_names,
     status_line,
+    doctor,
+    doctor_finds,
+    refused_queue,
     start_serves,
     stop_drains,
     kill_agent,

@@ -40,6 +40,11 @@ AWAY = {"link": False, "greeted": False, "connection": "waiting for the broker: 
         ({}, "2/4 slots busy, queue gpu"),
         ({"busy": 3}, "3/4 slots busy, queue gpu"),
         ({"queues": ("gpu", "gpu.a100")}, "2/4 slots busy, queues gpu, gpu.a100"),
+        (
+            {"queues": ("gpu", "cpu"), "refused": ("cpu",)},
+            "2/4 slots busy, queue gpu; refused by the broker: queue cpu",
+        ),
+        ({"refused": ("gpu",)}, "2/4 slots busy; refused by the broker: queue gpu"),
         ({**AWAY, "tasks": 0}, "waiting for the broker: refused"),
         (AWAY, "waiting for the broker: refused; 2/4 slots busy"),
         ({"link": False, "connection": "", "tasks": 0}, "waiting for the broker"),

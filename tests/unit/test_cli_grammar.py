@@ -163,6 +163,20 @@ def test_every_problem_of_the_settings_is_a_line_of_its_own(
     ]
 
 
+def test_config_show_finds_what_is_wrong_for_a_single_agent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "flow.toml"
+    file.write_text(
+        '[agents.gpu]\nslots = "many"\n[agents.cpu]\nslots = 2\n[agents.io]\nslots = 0\n'
+    )
+    assert main.main(["--config", str(file), "config", "show"]) == 3
+    assert capsys.readouterr().err.splitlines() == [
+        f"flow: {file}:2: agents.gpu.slots: expected a whole number from 1 to 10000, got 'many'",
+        f"flow: {file}:6: agents.io.slots: expected a whole number from 1 to 10000, got 0",
+    ]
+
+
 def test_passwords_are_masked_in_config_show(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,6 +258,28 @@ def test_flow_version_loads_none_of_the_heavy_libraries() -> None:
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_help_of_all_commands_imports_none_of_them() -> None:
+    done = run_python(
+        "import sys; from flow.cli.main import main; main(['--help']);"
+        "print(*(name for name in sys.modules if name.startswith('flow')), file=sys.stderr)"
+    )
+    assert done.returncode == 0
+    assert sorted(done.stderr.split()) == [
+        *("flow", "flow.cli", "flow.cli.grammar", "flow.cli.invocation", "flow.cli.main"),
+        "flow.errors",
+    ]
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_the_help_of_all_commands_says_of_each_what_its_own_says(name: str) -> None:
+    stand_in = main.root.commands[name]
+    assert isinstance(stand_in, main.Later)
+    command = stand_in.load()
+    assert command.name == name
+    assert stand_in.get_short_help_str(1000) == command.get_short_help_str(1000)
+    assert stand_in.hidden == command.hidden
 
 
 def test_a_closed_pipe_is_no_error_worth_telling() -> None:

@@ -181,6 +181,38 @@ def test_a_units_environment_file_goes_before_its_variables(tmp_path: Path) -> N
     assert gone.settings["FLOW_HOME"] == "/var/lib/flow"
 
 
+def test_whoever_looks_may_have_no_right_to_the_environment_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    shown = f"{SHOWN}EnvironmentFiles=/root/agent-gpu.env (ignore_errors=yes)\n"
+    assert parse_unit(shown) == parse_unit(SHOWN)
+
+
+def test_a_unit_without_an_environment_file_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An empty path would be the working directory, which whoever asks may not be able to look at.
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("it read a file"))
+    assert parse_unit(f"{SHOWN}EnvironmentFiles=\n") == parse_unit(SHOWN)
+
+
+@pytest.mark.parametrize("who", ["root", "flow"])
+def test_root_and_the_units_user_see_what_it_sees(who: str) -> None:
+    assert list(units.check_user(parse_unit(SHOWN), who)) == []
+
+
+def test_another_user_is_told_that_it_sees_less_than_the_unit() -> None:
+    assert list(units.check_user(parse_unit(SHOWN), "mara")) == [
+        warning(
+            "user mara may not read all that flow-agent@gpu.service does, so some of the below is "
+            "only that",
+            "run flow doctor as root",
+        )
+    ]
+
+
 def test_a_unit_that_systemd_has_no_file_of_is_none() -> None:
     assert parse_unit("Id=x.service\nLoadState=not-found\nActiveState=inactive\n") is None
 

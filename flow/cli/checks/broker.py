@@ -43,6 +43,10 @@ def check_broker(subject: Subject) -> Iterator[Judgement]:
         greeting = asyncio.run(broker.greet("flow doctor"))
     except BrokerRefused as error:
         remedy = "check user, password and virtual host in broker.url"
+        if subject.unit is not None:
+            remedy += f", and see journalctl -u {subject.unit_name} -n 20"
+        if subject.unit is not None and "CREDENTIALS_DIRECTORY" not in subject.environ:
+            remedy += "; root is told its password while it runs"
         raise BrokerRefused(f"{error}; {remedy}") from error
     yield ok(
         f"{broker.address}: user {broker.user} is let in by {greeting.product} {greeting.version}"

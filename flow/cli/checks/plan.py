@@ -37,6 +37,7 @@ def plan(path: Path | None, whom: list[Who] | None) -> list[Chain]:
 def chains_of(subject: Subject) -> Iterator[Chain]:
     """All that concern a dispatcher, or an agent."""
     config, user = subject.config, subject.unit.user if subject.unit else ""
+    yield [Check("user", partial(units.check_user, subject.unit, units.own_name()))]
     yield [Check("settings", partial(settings.check_settings, subject))]
     yield [Check("unit", partial(units.check_unit, subject.unit, subject.unit_name))]
     if subject.agent is None:

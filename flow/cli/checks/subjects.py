@@ -4,13 +4,14 @@ that their units would give them."""
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from flow.cli.checks.units import AGENT, DISPATCHER, Unit, agent_instances, read_unit
 from flow.config import AGENT_SECTIONS, DISPATCHER_SECTIONS, Config, load_config
-from flow.config.layers import AGENTS, DEFAULT_FILE, read_file
+from flow.config.layers import DEFAULT_FILE, instances_in, read_file
 
 #: Who may be checked: ``None`` is the dispatcher, else the instance of an agent (``""``: the one
 #: that is not one of several).
@@ -61,11 +62,9 @@ def guess(path: Path | None, environ: Mapping[str, str]) -> list[Who]:
     """Who seems to be at home on this machine. Raises :class:`~flow.errors.ConfigError`."""
     config = load_config(path, environ, concerns=frozenset())
     file = read_file(path, environ, DEFAULT_FILE)
-    tables = file.data.get(AGENTS) if file is not None else None
-    named = [str(name) for name in tables] if isinstance(tables, dict) else []
     return chosen(
         config,
-        instances=sorted({*named, *agent_instances()}),
+        instances=sorted({*instances_in(file), *agent_instances()}),
         dispatcher_unit=read_unit(DISPATCHER) is not None,
         database_library=importlib.util.find_spec("peewee") is not None,
     )
@@ -76,14 +75,19 @@ def chosen(
 ) -> list[Who]:
     """The decision of :func:`guess`. Without its libraries no dispatcher can run, whatever the
     settings say."""
+
+    def there(name: str) -> bool:
+        # As far as this user may know; the checks say what it may not read.
+        return os.access(config.home / name, os.F_OK)
+
     found: list[Who] = []
-    told = "database.url" in config.sources or (config.home / "flow.db").exists()
+    told = "database.url" in config.sources or there("flow.db")
     if database_library and (told or dispatcher_unit):
         found.append(None)
     found.extend(instances)
     named = any(path.startswith("agent.") for path in config.sources)
     # Those of `flow standalone`, which needs no broker, live in its process.
     alone = config.database.is_sqlite and "broker.url" not in config.sources
-    if not instances and (named or ((config.home / "agents").is_dir() and not alone)):
+    if not instances and (named or (there("agents") and not alone)):
         found.append("")
     return found or [None if database_library else ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -106,7 +107,7 @@ def parse_unit(text: str) -> Unit | None:
         return None
     pairs = shlex.split(said.get("Environment", ""))
     # Such as: /etc/flow/agent-gpu.env (ignore_errors=yes)
-    pairs += _variables_in(Path(said.get("EnvironmentFiles", "").partition(" (")[0]))
+    pairs += _variables_in(said.get("EnvironmentFiles", "").partition(" (")[0])
     return Unit(
         said.get("Id", ""),
         active=said.get("ActiveState", ""),
@@ -121,11 +122,32 @@ def parse_unit(text: str) -> Unit | None:
     )
 
 
-def _variables_in(file: Path) -> list[str]:
-    """Of an environment file (systemd.exec(5), EnvironmentFile=), as far as this user may know."""
-    if not file.is_file() or not os.access(file, os.R_OK):
+def _variables_in(file: str) -> list[str]:
+    """Of an environment file (systemd.exec(5), EnvironmentFile=), as far as this user may know;
+    ``""``: the unit has none."""
+    if not file:
         return []
-    return shlex.split(file.read_text(), comments=True)
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (FileNotFoundError, PermissionError):
+        return []
+    return shlex.split(text, comments=True)
+
+
+def own_name() -> str:
+    """Whom this process runs as; a number, where it has no name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def check_user(unit: Unit | None, who: str) -> Iterator[Judgement]:
+    """Whether *who* may read what the unit's processes do: nothing is said if so."""
+    if unit is None or who in ("root", unit.user):
+        return
+    what = f"user {who} may not read all that {unit.name} does, so some of the below is only that"
+    yield warning(what, "run flow doctor as root")
 
 
 def check_unit(unit: Unit | None, name: str) -> Iterator[Judgement]:

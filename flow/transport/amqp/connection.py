@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Callable, Iterable
-from typing import Any, SupportsIndex, cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import aiormq
 from yarl import URL
@@ -13,6 +14,7 @@ from yarl import URL
 from flow.transport.amqp.faults import mark_seen
 from flow.transport.amqp.greeting import Greeting
 from flow.transport.amqp.holding import Holding
+from flow.transport.amqp.tap import Tap, TappedReader
 
 
 class _Protocol(aiormq.Connection):
@@ -21,23 +23,11 @@ class _Protocol(aiormq.Connection):
     HEARTBEAT_GRACE_MULTIPLIER = 2
 
 
-class _Reader(asyncio.StreamReader):
-    """Shows *holding* what arrives, before anybody reads it."""
-
-    def __init__(self, holding: Holding) -> None:
-        super().__init__()
-        self._holding = holding
-
-    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
-        arrived = bytes(data)
-        self._holding.feed(arrived)
-        super().feed_data(arrived)
-
-
 class _Socket(aiormq.TransportFactory):
     """Opens the socket as aiormq and ``asyncio.open_connection`` do, and keeps hold of it so that
     it can be aborted."""
 
+    reader: TappedReader | None = None
     writer: asyncio.StreamWriter | None = None
 
     def __init__(self, holding: Holding) -> None:
@@ -49,7 +39,7 @@ class _Socket(aiormq.TransportFactory):
         provider: aiormq.SSLContextProvider = kwargs.pop("ssl_context_provider")
         context = await provider.get_context() if url.scheme == "amqps" else None
         loop = asyncio.get_running_loop()
-        reader = _Reader(self._holding)
+        self.reader = reader = TappedReader(self._holding)
         protocol = asyncio.StreamReaderProtocol(reader)
         transport, _ = await loop.create_connection(
             lambda: protocol, url.host or "", url.port or 0, ssl=context, **kwargs
@@ -67,6 +57,7 @@ class Connection:
         self._holding = Holding(self._held)
         self._socket = _Socket(self._holding)
         self._opening: asyncio.Task[Any] | None = None
+        self._unsent: list[bytes] = []
         self._protocol = _Protocol(
             url,
             context=context,
@@ -109,6 +100,30 @@ class Connection:
         """Open a channel; with *confirms* the broker confirms each publish on it."""
         return cast(aiormq.Channel, await self._protocol.channel(publisher_confirms=confirms))
 
+    def tap(self, channel: int, tap: Tap) -> None:
+        """Show *tap* what comes on *channel*, from now on; for a connection that is open."""
+        if self._socket.reader is not None:
+            self._socket.reader.tap(channel, tap)
+
+    @property
+    def frame_max(self) -> int:
+        """The largest frame, in bytes, as agreed with the broker."""
+        return int(self._protocol.connection_tune.frame_max)
+
+    def send(self, frames: bytes) -> None:
+        """Write whole frames, after all that was written before. What one turn of the event loop
+        sends goes out in one call of the kernel."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._unsent.append(frames)
+
+    def flush(self) -> None:
+        """Hand everything that :meth:`send` has got to the socket now."""
+        unsent, self._unsent = self._unsent, []
+        writer = self._socket.writer
+        if unsent and writer is not None and not writer.transport.is_closing():
+            writer.transport.write(b"".join(unsent))
+
     def on_close(self, callback: Callable[[BaseException | None], None]) -> None:
         """Call *callback* with the cause once the connection has closed, by whichever side."""
         watch(self._protocol, callback)
@@ -134,13 +149,17 @@ class Connection:
     async def shut(self, limit: float) -> None:
         """Close politely; a peer that does not answer within *limit* seconds is cut off. Never
         takes longer than twice *limit*. Safe in every state."""
+        self.flush()
         closing = asyncio.create_task(self._protocol.close())
         closing.add_done_callback(mark_seen)
         pending = {closing} if self._opening is None else {closing, self._opening}
         await asyncio.wait(pending, timeout=limit)
         writer = self._socket.writer
         if writer is not None:
-            writer.transport.abort()
+            # One that was closed twice, as aiormq does when TLS fails, is on its way out, and
+            # has forgotten its protocol, which Python 3.11.2 (Debian 12) stumbles over.
+            with contextlib.suppress(AttributeError):
+                writer.transport.abort()
             # A task of its own: aiormq waits for the same future, and when it gives up, the future
             # is cancelled (StreamWriter.wait_closed), which must not look like a cancellation of
             # our caller. An agent that took it for one never connected again.

@@ -2,52 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping
 
 import aiormq
 from aiormq.abc import DeliveredMessage
 
-from flow.transport.amqp.faults import CALL_ERRORS
+from flow.transport.amqp import frames
+from flow.transport.amqp.connection import Connection
+from flow.transport.amqp.tap import Tap
 from flow.transport.port import Delivery
 
 
 class AmqpDelivery:
     """See :class:`flow.transport.port.Delivery`."""
 
-    __slots__ = ("_consumer", "_message", "_tag")
+    __slots__ = ("_consumer", "_header", "body", "redelivered", "routing_key", "tag")
 
-    def __init__(self, consumer: Consumer, message: DeliveredMessage, tag: int) -> None:
+    def __init__(self, consumer: Consumer, method: bytes, header: bytes, body: bytes) -> None:
         self._consumer = consumer
-        self._message = message
-        self._tag = tag
-
-    @property
-    def body(self) -> bytes:
-        return self._message.body
-
-    @property
-    def routing_key(self) -> str:
-        return self._message.routing_key or ""
+        self._header = header
+        self.tag, self.redelivered, self.routing_key = frames.delivered(method)
+        self.body = body
 
     @property
     def headers(self) -> Mapping[str, object]:
-        return self._message.header.properties.headers or {}
-
-    @property
-    def redelivered(self) -> bool:
-        return bool(self._message.redelivered)
+        return frames.headers(self._header)
 
     @property
     def user_id(self) -> str | None:
-        return self._message.header.properties.user_id
+        return frames.properties(self._header).user_id
 
     def ack(self, *, multiple: bool = False) -> None:
-        self._consumer.settle(self._tag, multiple=multiple)
+        self._consumer.settle(self.tag, multiple=multiple)
 
 
-class Consumer:
+class Consumer(Tap):
     """Hands deliveries on and sends their acknowledgements, in order, without making anyone wait.
 
     It remembers what is unacknowledged: acknowledging a tag that the broker does not know (any
@@ -57,6 +46,7 @@ class Consumer:
     def __init__(
         self,
         queue: str,
+        connection: Connection,
         channel: aiormq.Channel,
         on_delivery: Callable[[Delivery], None],
         on_crash: Callable[[Exception], None],
@@ -64,7 +54,9 @@ class Consumer:
         prefetch: int,
         single_active: bool,
     ) -> None:
+        super().__init__()
         self.queue = queue
+        self._connection = connection
         self._channel = channel
         self._on_delivery = on_delivery
         self._on_crash = on_crash
@@ -73,21 +65,32 @@ class Consumer:
         self._delivered = 0
         self._hungry_at: int | None = None
         self._unsettled: dict[int, None] = {}  # delivery tags, ascending
-        self._acks: deque[tuple[int, bool]] = deque()
-        self._sending: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def receive(self, message: DeliveredMessage) -> None:
-        """Take one message from the channel."""
-        tag = message.delivery_tag
-        if self._closed or tag is None:
+    async def begin(self) -> None:
+        """Have the broker deliver. Raises what aiormq raises."""
+        self._connection.tap(self._channel.number, self)
+        await self._channel.basic_qos(prefetch_count=self._prefetch)
+        await self._channel.basic_consume(self.queue, _never)
+
+    def begins_content(self, name: bytes) -> bool:
+        return name == frames.DELIVER
+
+    def method(self, name: bytes, _payload: bytes, /) -> bool:
+        if name == frames.CLOSE:
+            self._closed = True  # what is said on a closed channel ends the connection
+        return False
+
+    def content(self, method: bytes, header: bytes, body: bytes, /) -> None:
+        """A message is here."""
+        if self._closed:
             return
-        self._unsettled[tag] = None
-        self._delivered += 1
         try:
-            self._on_delivery(AmqpDelivery(self, message, tag))
+            delivery = AmqpDelivery(self, method, header, body)
+            self._unsettled[delivery.tag] = None
+            self._delivered += 1
+            self._on_delivery(delivery)
         except Exception as error:  # noqa: BLE001 - told to the link, which closes with it
-            # aiormq would only log it, and the message would stay unacknowledged for ever.
             self._on_crash(error)
 
     def passed_over(self, waiting: int) -> bool:
@@ -121,34 +124,12 @@ class Consumer:
             return
         for open_tag in settled:
             del self._unsettled[open_tag]
-        self._acks.append((settled[-1], multiple))
-        if self.sending is None:
-            self._sending = asyncio.create_task(self._send_acks())
+        self._connection.send(frames.ack(self._channel.number, settled[-1], multiple=multiple))
 
-    @property
-    def sending(self) -> asyncio.Task[None] | None:
-        """Done once every acknowledgement so far has been handed to the socket; ``None``: there
-        are none on their way."""
-        return None if self._sending is None or self._sending.done() else self._sending
-
-    def shut(self) -> list[asyncio.Task[None]]:
-        """Neither deliver nor acknowledge any more. Returns the tasks that are still ending."""
+    def shut(self) -> None:
+        """Neither deliver nor acknowledge any more."""
         self._closed = True
-        self._acks.clear()
-        sending = self.sending
-        if sending is None:
-            return []
-        sending.cancel()
-        return [sending]
 
-    async def _send_acks(self) -> None:
-        try:
-            while self._acks:
-                tag, multiple = self._acks.popleft()
-                # Waiting for the socket at the last one only keeps the buffers bounded, and lets
-                # ``sending`` tell that everything is out.
-                await self._channel.basic_ack(tag, multiple, wait=not self._acks)
-        except CALL_ERRORS:
-            # The channel has closed, and with it the link, whose owner is told the reason; the
-            # broker delivers these messages again.
-            self._acks.clear()
+
+async def _never(message: DeliveredMessage) -> None:
+    raise AssertionError(f"aiormq was shown a delivery: {message!r}")

@@ -107,7 +107,7 @@ class AmqpLink:
 
     async def outlet(self) -> Outlet:
         channel = await self._call("open an outlet", self._publishing.channel(confirms=True))
-        outlet = AmqpOutlet(channel, self._user_id)
+        outlet = AmqpOutlet(self._publishing, channel, self._user_id)
         self._outlets.append(outlet)
         watch(channel, self._ender("publish channel"))
         return outlet
@@ -150,13 +150,7 @@ class AmqpLink:
         return reason
 
     async def close(self) -> None:
-        # What has been acknowledged so far should not be delivered again.
-        acks = [each.sending for each in self._consumers if each.sending is not None]
-        try:
-            if acks:
-                await asyncio.wait(acks, timeout=self._close_limit)
-        finally:
-            self._end("closed by this side")
+        self._end("closed by this side")
         await self._ended()
 
     # -- one end for everything --------------------------------------------------------------
@@ -172,9 +166,9 @@ class AmqpLink:
         self._checker.cancel()
         leftovers: list[asyncio.Task[Any]] = [self._checker, *self._calls]
         for outlet in self._outlets:
-            leftovers += outlet.shut(reason)
+            outlet.shut(reason)
         for consumer in self._consumers:
-            leftovers += consumer.shut()
+            consumer.shut()
         self._ending = asyncio.create_task(self._shut_connections(leftovers))
 
     async def _shut_connections(self, leftovers: list[asyncio.Task[Any]]) -> None:
@@ -249,6 +243,7 @@ class AmqpLink:
 
         consumer = Consumer(
             queue,
+            self._consuming,
             channel,
             on_delivery,
             crashed,
@@ -258,8 +253,7 @@ class AmqpLink:
         channel.on_consumer_cancel_callbacks.add(cancelled)
         self._consumers.append(consumer)
         try:
-            await channel.basic_qos(prefetch_count=prefetch)
-            await channel.basic_consume(queue, consumer.receive)
+            await consumer.begin()
         except BaseException:
             self._consumers.remove(consumer)
             consumer.shut()
