@@ -53,13 +53,14 @@ def list_folder(folder: Path) -> Listing:
                 raise
             unreadable.append(below)
             continue
-        for name, kind in inside:
+        for entry, kind in inside:
+            name = entry.name
             if kind == "outside":
                 unreadable.append(below + name)
             elif kind == "folder":
                 pending.append(f"{below}{name}/")
             elif kind == "file" and name.endswith(".py"):
-                at = stamp(str(folder / below / name))
+                at = stamp(entry.path)
                 if at:  # it has not vanished since
                     files[below + name] = tuple(at)
     return Listing(dict(sorted(files.items())), tuple(unreadable))
@@ -94,11 +95,13 @@ def _ignored(folder: Path) -> Ignored:
         return Ignored()  # the bundler, which reads the same rules, says why
 
 
-def _entries(folder: Path, below: str, ignored: Ignored, root: str) -> list[tuple[str, str]]:
-    """Name and kind of what is in a subfolder and not left out. Raises :class:`OSError`."""
+def _entries(
+    folder: Path, below: str, ignored: Ignored, root: str
+) -> list[tuple[os.DirEntry[str], str]]:
+    """What is in a subfolder and not left out, and of what kind. Raises :class:`OSError`."""
     with os.scandir(folder / below) as entries:
         return [
-            (entry.name, _kind(entry, root))
+            (entry, _kind(entry, root))
             for entry in entries
             if not ignored.leaves_out(below + entry.name, folder=is_folder(entry))
         ]

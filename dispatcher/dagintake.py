@@ -12,8 +12,12 @@ from dispatcher.core.records import DagRow
 from dispatcher.processor import ParsedFile, ScanResult
 from dispatcher.publisher import Publisher
 from dispatcher.store import Store
+from dispatcher.store.catalogue import DagFile
 
 log = logging.getLogger("flow.dispatcher")
+
+#: Files recorded in one transaction: many at a start, few enough not to hold up other commits.
+_AT_ONCE = 100
 
 
 class DagIntake:
@@ -38,8 +42,12 @@ class DagIntake:
 
     async def take(self, result: ScanResult) -> None:
         """Record one result. Raises :class:`~flow.errors.StoreError`."""
+        good = [parsed for parsed in result.files if parsed.error is None]
+        for at in range(0, len(good), _AT_ONCE):
+            await self._record(good[at : at + _AT_ONCE], result.bundle)
         for parsed in result.files:
-            await self._record(parsed, result.bundle)
+            if parsed.error is not None:
+                await self._record_error(parsed.file, parsed.error)
         if result.bundle is not None and result.moved:
             moved: list[DagRow] = await self._on_writer(
                 self._store.use_bundle, self._epoch, result.bundle, result.moved, self._wall()
@@ -55,25 +63,20 @@ class DagIntake:
             log.info("DAG file %s is gone", file)
             self._changed(rows)
 
-    async def _record(self, parsed: ParsedFile, bundle: str | None) -> None:
-        at = self._wall()
-        if parsed.error is not None:
-            log.warning("DAG file %s: %s", parsed.file, parsed.error)
-            await self._on_writer(
-                self._store.record_error, self._epoch, parsed.file, parsed.error, at
-            )
-            return
+    async def _record(self, files: Sequence[ParsedFile], bundle: str | None) -> None:
         rows: list[DagRow] = await self._on_writer(
-            self._store.record_dags,
+            self._store.record_files,
             self._epoch,
-            parsed.file,
-            parsed.dags,
-            parsed.source,
-            at,
+            [DagFile(parsed.file, parsed.dags, parsed.source) for parsed in files],
+            self._wall(),
             bundle=bundle,
         )
         # Before any run: a queue that no agent serves yet keeps its tasks as well.
         await self._publisher.declare({task.queue for row in rows for task in row.spec.tasks})
         self._changed(rows)
         for row in rows:
-            log.info("DAG %s: version %d of %s", row.dag_id, row.version_id, parsed.file)
+            log.info("DAG %s: version %d of %s", row.dag_id, row.version_id, row.spec.file)
+
+    async def _record_error(self, file: str, error: str) -> None:
+        log.warning("DAG file %s: %s", file, error)
+        await self._on_writer(self._store.record_error, self._epoch, file, error, self._wall())

@@ -43,4 +43,5 @@ class Ignored:
         name = path.rpartition("/")[2]
         if name.startswith(".") or name == _SKIPPED:
             return True
-        return self._patterns.match_file(f"{path}/" if folder else path)
+        # Looked at for every file, every second; most folders have no rules of their own.
+        return bool(self._patterns) and self._patterns.match_file(f"{path}/" if folder else path)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import os
 import sys
 import time
@@ -29,6 +30,8 @@ from flow.dagspec import DagSpec
 log = logging.getLogger(__name__)
 
 _MAX_RETRY_SECONDS = 600.0
+#: Files that no DAG file reads are looked for less often; a bundle has them too.
+_LOOKS_PER_BUNDLE = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +135,8 @@ class Processor:
         self._claimants: dict[str, set[str]] = {}
         self._running: dict[asyncio.Task[Answer | None], str] = {}
         self._listing: Listing | None = None
+        self._helpers: Mapping[str, tuple[int, ...]] = {}
+        self._next_bundle = -math.inf
         self._folder_problem = ""
         self._announced = False
         self._take_bundle = bundle
@@ -192,17 +197,31 @@ class Processor:
             return []  # an unmounted folder is no reason to retire every DAG
         self._complain("")
         changed = self._listing is not None and listing.files != self._listing.files
-        self._listing = listing
+        at_rest = self._is_at_rest(helpers, folder_changed=changed)
+        self._listing, self._helpers = listing, helpers
         busy = set(self._running.values())
-        for name, stamp in listing.files.items():
+        for name, stamp in () if at_rest else listing.files.items():
             file = self._files.setdefault(name, _File())
             if name not in busy and self._is_due(file, stamp, helpers, folder_changed=changed):
                 file.stamp = stamp
                 file.tried_at = self._clock()
                 self._running[asyncio.create_task(self._examine(name))] = name
-        if self._take_bundle is not None:
+        if self._take_bundle is not None and (not at_rest or self._clock() >= self._next_bundle):
+            self._next_bundle = self._clock() + _LOOKS_PER_BUNDLE * self._list_interval
             self._bundle = await self._take_bundle()
         return [name for name in self._files if listing.lacks(name)]
+
+    def _is_at_rest(self, helpers: Mapping[str, tuple[int, ...]], *, folder_changed: bool) -> bool:
+        """Whether no file can be due: a folder of a thousand files that nobody touches is looked at
+        every second."""
+        return (
+            self._listing is not None
+            and not folder_changed
+            and helpers == self._helpers
+            and not (self._running or self._held or self._min_interval)
+            and (self._take_bundle is None or self._bundle is not None)
+            and not any(file.failures or not file.stamp for file in self._files.values())
+        )
 
     def _stat(self, watched: Iterable[str]) -> tuple[Listing, dict[str, tuple[int, ...]]]:
         return dagfolder.list_folder(self._folder), dagfolder.stamps(watched)
@@ -371,7 +390,8 @@ class Processor:
                     file.bundle = self._bundle.id
             file.delivered = resolved
         moved = self._moved(touched)
-        present = self._present()
+        news = files or gone or moved or not self._announced
+        present = self._present() if news else None
         if files or gone or moved or (present is not None and not self._announced):
             self._announced = self._announced or present is not None
             await on_result(

@@ -103,6 +103,6 @@ def path_problem(path: str) -> str:
     parts = path.split("/")
     if "" in parts or "." in parts or ".." in parts or "\0" in path:
         return f"path {path!r}: expected one that stays inside of the folder"
-    if re.search("[\ud800-\udfff]", path):
+    if not path.isascii() and re.search("[\ud800-\udfff]", path):
         return f"path {path!r}: expected a name in UTF-8"
     return ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from flow.errors import DagError
@@ -99,7 +99,9 @@ class DagSpec:
 
     def to_json(self) -> str:
         """The canonical form that :meth:`from_json` reads."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        tasks = [_data(task) | {"resources": _data(task.resources)} for task in self.tasks]
+        data = _data(self) | {"tasks": tasks}
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @property
     def digest(self) -> str:
@@ -130,6 +132,11 @@ class DagSpec:
             raise DagError(
                 f"DAG as data: expected what flow wrote, got {text[:80]!r}: {error}"
             ) from None
+
+
+def _data(value: TaskSpec | DagSpec | Resources) -> dict[str, Any]:
+    """Its fields. (``dataclasses.asdict`` would copy all that they hold, which costs much more.)"""
+    return {each.name: getattr(value, each.name) for each in fields(value)}
 
 
 def _known(cls: type[TaskSpec | DagSpec | Resources], data: Mapping[str, Any]) -> dict[str, Any]:

@@ -259,12 +259,15 @@ class Reply(Message, frozen=True, kw_only=True):
 
 
 class Grant(Reply, frozen=True, kw_only=True, tag="grant"):
-    """The claim holds: run this try under this fencing token."""
+    """The claim holds, or none is needed: run this try under this fencing token."""
 
     task_instance_id: int
     try_number: int
     token: int
     inputs: dict[str, Any] = {}
+    task: Task | None = None
+    """The task, where the agent may not have claimed it: it was handed over, or this is a repeat of
+    a grant that was lost."""
 
 
 class Offer(Reply, frozen=True, kw_only=True, tag="offer"):

@@ -58,7 +58,7 @@ class Core:
             on.Blocked: self._on_blocked,
             on.Refused: self._on_refused,
             on.Ready: self._on_ready,
-            on.ProcessStarted: self._on_process_started,
+            on.ProcessStarted: self.work.process_started,
             on.ProcessEnded: self._on_process_ended,
             on.Asked: self.work.asks.asked,
             on.Spooled: self._on_spooled,
@@ -293,11 +293,6 @@ class Core:
         # A session that ends with this very step cannot have forgotten it: it waited no more.
         refusal = "the session ended before the task began" if self.fenced else self._refusal()
         self.work.ready(event.token, now, self._out, refusal=refusal)
-
-    def _on_process_started(self, event: on.ProcessStarted, now: float) -> None:
-        run = self.work.running.get(event.token)
-        if run is not None and self._may_speak:
-            self._send(words.started(self.settings, run.task, self.session, event), now)
 
     def _on_process_ended(self, event: on.ProcessEnded, now: float) -> None:
         session = None if self.fenced else self.session

@@ -27,6 +27,8 @@ class Settings:
     kill_grace: float = 5.0
     drain_timeout: float = 3600.0
     claim_interval: float = 2.0
+    started_after: float = 0.5
+    """How long a task runs before it is told of: the result of a shorter one says it all."""
     result_interval: float = 3.0
     hello_interval: float = 1.0
     """Between hellos that came back, and the least time between two that the dispatcher wanted."""

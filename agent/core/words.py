@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from agent.core.events import ProcessStarted
 from agent.core.settings import Identity, Settings
 from agent.core.work import Work
 from flow import wire
@@ -62,18 +61,4 @@ def heartbeat(
         free_gpus=work.free_gpus,
         suspended=suspended,
         terms=terms,
-    )
-
-
-def started(
-    settings: Settings, task: wire.Task, session: int, event: ProcessStarted
-) -> wire.Started:
-    """For information: the process exists."""
-    return wire.Started(
-        agent=settings.name,
-        session=session,
-        task_instance_id=task.task_instance_id,
-        token=event.token,
-        pid=event.pid,
-        started_at=event.started_at,
     )

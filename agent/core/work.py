@@ -15,7 +15,7 @@ from agent.core import effects as do
 from agent.core.asks import Asks
 from agent.core.devices import Devices
 from agent.core.ending import judge
-from agent.core.events import Delivered, Outcome, ProcessEnded, Spooled
+from agent.core.events import Delivered, Outcome, ProcessEnded, ProcessStarted, Spooled
 from agent.core.settings import Settings
 from flow import wire
 
@@ -48,6 +48,9 @@ class Running:
     gpus: tuple[str, ...] = ()
     stopping: bool = False
     """Somebody wants it to end, and it has been told."""
+    started: wire.Started | None = None
+    """What is still to be told of its process, at ``started_due``."""
+    started_due: float = 0.0
 
 
 @dataclass(slots=True)
@@ -88,6 +91,9 @@ class Work:
         self.asks = Asks(settings.name, settings.result_interval)
         self.devices = Devices(settings.gpus, settings.gpu_share)
         self._ended: dict[int, int] = {}
+        """By task instance, for those that ended last: the latest token that ended here."""
+        self._forgotten = 0
+        """No token above this one has ended here and is not in ``_ended``."""
         self._settings = settings
 
     def reconfigure(self, settings: Settings) -> None:
@@ -121,18 +127,21 @@ class Work:
     def granted(
         self, grant: wire.Grant, now: float, out: list[do.Effect], *, session: int, refusal: str
     ) -> None:
-        """Start the task if its claim is pending; otherwise give the token back. *refusal*: why
-        nothing may start now, or ``""``."""
+        """Start the task if its claim is pending, or if it was handed over; otherwise give the
+        token back. *refusal*: why nothing may start now, or ``""``."""
         if self._repeat(grant.token, now):
             return
         key = (grant.task_instance_id, grant.try_number)
         claim = self.claims.get(key)
+        # Without a claim, a grant is told from a late copy by what is remembered.
+        if claim is None and grant.task is not None and grant.token > self._forgotten:
+            claim = Claimed(grant.task, None, now)
         if claim is None:
             self._return(grant.task_instance_id, grant.token, "no claim is pending", now)
             return
         if grant.token <= self._ended.get(grant.task_instance_id, 0):
-            return  # a late copy of an older answer; this claim's own answer is still to come
-        del self.claims[key]
+            return  # a late copy of an older answer; a claim's own answer is still to come
+        self.claims.pop(key, None)
         gpus = self.devices.choose(claim.task.resources.gpus, self._given())
         if refusal := refusal or self._obstacle(grant, claim.task, gpus):
             self._return(grant.task_instance_id, grant.token, refusal, now)
@@ -188,6 +197,21 @@ class Work:
         self._return(run.task.task_instance_id, token, refusal, now)
         if run.handle is not None:
             out.append(do.Ack(run.handle))
+
+    def process_started(self, event: ProcessStarted, now: float) -> None:
+        """Its process is there."""
+        run = self.running.get(event.token)
+        if run is None:
+            return
+        run.started_due = now + self._settings.started_after
+        run.started = wire.Started(
+            agent=self._settings.name,
+            session=0,
+            task_instance_id=run.task.task_instance_id,
+            token=event.token,
+            pid=event.pid,
+            started_at=event.started_at,
+        )
 
     def process_ended(
         self, event: ProcessEnded, now: float, out: list[do.Effect], *, session: int | None
@@ -303,6 +327,10 @@ class Work:
             if returned.due <= now:
                 returned.due = now + self._settings.result_interval
                 yield replace(returned.message, session=session)
+        for run in self.running.values():
+            if run.started is not None and run.started_due <= now:
+                yield replace(run.started, session=session)
+                run.started = None
         yield from self.asks.due(now, session=session, live=self.running.__contains__)
         free = 0 if draining else self._settings.slots - self.busy
         for claim in self.claims.values():
@@ -316,6 +344,7 @@ class Work:
         times = [result.due for result in self.results.values() if result.spooled]
         times += [returned.due for returned in self.releases.values()]
         times += [claim.due for claim in self.claims.values()]
+        times += [run.started_due for run in self.running.values() if run.started is not None]
         times += self.asks.next_due()
         return min(times, default=None)
 
@@ -394,4 +423,5 @@ class Work:
     def _remember(self, task_instance_id: int, token: int) -> None:
         self._ended[task_instance_id] = max(token, self._ended.pop(task_instance_id, 0))
         if len(self._ended) > REMEMBERED:
-            del self._ended[next(iter(self._ended))]
+            oldest = next(iter(self._ended))
+            self._forgotten = max(self._forgotten, self._ended.pop(oldest))

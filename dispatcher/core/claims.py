@@ -12,13 +12,13 @@ from datetime import UTC, datetime, timedelta
 from dispatcher.core import xcoms
 from dispatcher.core.holding import refusal
 from dispatcher.core.moves import Ending, Wished, end_token, move_task
-from dispatcher.core.placing import make_ready, park, unpark
+from dispatcher.core.placing import make_ready, park, publication, unpark
 from dispatcher.core.records import OpenTry, TaskRow, Wish
 from dispatcher.core.runs import after_end, retry_delay, schedule, settle, skip_below
 from dispatcher.core.state import Agent, Effects, Instant, State
 from dispatcher.core.wishes import run_again
 from flow.states import TaskEvent, TaskState
-from flow.wire import Answered, Claim, Deny, Finished, Grant, Release
+from flow.wire import Answered, Claim, Deny, Finished, Grant, Release, Task
 
 
 def claim(state: State, agent: Agent, message: Claim, now: Instant, out: Effects) -> None:
@@ -47,7 +47,7 @@ def claim(state: State, agent: Agent, message: Claim, now: Instant, out: Effects
         park(state, task)
         _deny(agent, message, f"not now: {reason}", out)
     else:
-        _grant(state, agent, task, now, out)
+        grant(state, agent, task, now, out)
 
 
 def finished(state: State, agent: Agent, message: Finished, now: Instant, out: Effects) -> None:
@@ -201,7 +201,8 @@ def resend_grants(
         if token in running or task.session != agent.row.session:
             continue
         if now.mono - agent.granted.get(token, now.mono) > agent.row.lease / 4:
-            _send_grant(state, agent, task, now, out)
+            # Whether it was claimed or handed over is not known any more.
+            _send_grant(state, agent, task, now, out, message=publication(state, task))
 
 
 def retry_due(state: State, task: TaskRow, now: Instant, out: Effects) -> None:
@@ -209,7 +210,16 @@ def retry_due(state: State, task: TaskRow, now: Instant, out: Effects) -> None:
     schedule(state, task, TaskEvent.RETRY_DUE, now, out)
 
 
-def _grant(state: State, agent: Agent, task: TaskRow, now: Instant, out: Effects) -> None:
+def grant(
+    state: State,
+    agent: Agent,
+    task: TaskRow,
+    now: Instant,
+    out: Effects,
+    *,
+    message: Task | None = None,
+) -> None:
+    """Give a queued *task* to *agent*; with its *message*, if it has not claimed it."""
     token = state.next_token(now.wall)
     move_task(
         state,
@@ -235,19 +245,28 @@ def _grant(state: State, agent: Agent, task: TaskRow, now: Instant, out: Effects
         )
     )
     agent.take(token, task.id, state.shape(task))
-    _send_grant(state, agent, task, now, out)
+    _send_grant(state, agent, task, now, out, message=message)
 
 
-def _send_grant(state: State, agent: Agent, task: TaskRow, now: Instant, out: Effects) -> None:
+def _send_grant(
+    state: State,
+    agent: Agent,
+    task: TaskRow,
+    now: Instant,
+    out: Effects,
+    *,
+    message: Task | None = None,
+) -> None:
     agent.granted[task.token] = now.mono
-    grant = Grant(
+    reply = Grant(
         session=agent.row.session,
         task_instance_id=task.id,
         try_number=task.try_number,
         token=task.token,
         inputs=xcoms.inputs(state, task),
+        task=message,
     )
-    out.reply(agent, grant)
+    out.reply(agent, reply)
 
 
 def _deny(agent: Agent, message: Claim, reason: str, out: Effects) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from dispatcher.core import (
     claims,
+    handover,
     leases,
     reconcile,
     requests,
@@ -25,7 +26,7 @@ from dispatcher.core.placing import make_ready, place_all, publication
 from dispatcher.core.plan import Plan
 from dispatcher.core.records import DagRow, Intent, LoadedRun, Snapshot, TaskRow
 from dispatcher.core.runs import start_waiting_runs
-from dispatcher.core.state import Effects, Instant, Rules, State, rebuild
+from dispatcher.core.state import Agent, Effects, Instant, Rules, State, rebuild
 from flow import wire
 from flow.states import RUN_TERMINAL, TaskState
 
@@ -52,15 +53,18 @@ class Core:
     def receive(self, message: wire.Message, now: Instant) -> Effects:
         """An agent's event, or this dispatcher's own marker, in the order of the events queue."""
         out = Effects()
+        freed, concerned = None, None
         match message:
             case wire.Hello():
                 sessions.hello(self.state, message, now, out)
             case wire.Event():
-                self._agent_event(message, now, out)
+                sender = self._agent_event(message, now, out)
+                freed = sender if isinstance(message, wire.Finished) else None
+                concerned = sender.row.queues if sender is not None else ()
             case wire.Marker() if message.reign == self.state.reign:
                 leases.marker_returned(self.state, message.number, now, out)
                 reconcile.marker_returned(self.state, message.number)
-        self._follow_up(now, out)
+        self._follow_up(now, out, freed, concerned)
         return out
 
     def receive_newer(self, sender: wire.Sender, now: Instant) -> Effects:
@@ -70,10 +74,11 @@ class Core:
         self._follow_up(now, out)
         return out
 
-    def _agent_event(self, message: wire.Event, now: Instant, out: Effects) -> None:
+    def _agent_event(self, message: wire.Event, now: Instant, out: Effects) -> Agent | None:
+        """The agent, if this is of its present session: nothing changes for any other."""
         agent = sessions.current(self.state, message, now, out)
         if agent is None:
-            return
+            return None
         match message:
             case wire.Claim():
                 claims.claim(self.state, agent, message, now, out)
@@ -89,6 +94,7 @@ class Core:
                 xcoms.ask(self.state, agent, message, out)
             case wire.Goodbye():
                 sessions.goodbye(self.state, agent, now, out)
+        return agent
 
     def wanted_runs(self, intents: Sequence[Intent]) -> dict[int, tuple[str, str]]:
         """By intent: ``(dag_id, run_id)`` of runs to load for :meth:`request`, since they have
@@ -141,10 +147,19 @@ class Core:
             or (run is not None and run.run.state not in RUN_TERMINAL)
         )
 
-    def _follow_up(self, now: Instant, out: Effects) -> None:
-        """Whatever happened may have made room: for runs that are due, then for tasks."""
+    def _follow_up(
+        self,
+        now: Instant,
+        out: Effects,
+        freed: Agent | None = None,
+        concerned: Collection[str] | None = None,
+    ) -> None:
+        """Whatever happened may have made room: for runs that are due, then for tasks. *freed*: an
+        agent that has just said that a task has ended; *concerned*: see :func:`place_all`."""
         scheduling.advance(self.state, now, out)
-        place_all(self.state, now, out)
+        if freed is not None:
+            handover.hand_over(self.state, freed, now, out)
+        place_all(self.state, now, out, concerned)
 
     def dags_changed(self, rows: Sequence[DagRow]) -> None:
         """DAG versions that were just recorded; new runs take them. :meth:`next_wakeup` is now:

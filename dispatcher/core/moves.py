@@ -60,6 +60,7 @@ def move_task(
         state.meant.pop(task.id, None)
     elif source is TaskState.QUEUED:
         state.queue(task.queue).dequeue(task.id)
+        state.stirred[task.queue] = None
     out.writes.append(
         MoveTask(
             task_pk=task.id,

@@ -1,12 +1,14 @@
 """Which scheduled task is published next: priorities and limits live here, not in the broker.
 
-A queue holds only as many messages as its agents have free slots, plus a small lookahead, so that
-a task of higher priority that turns up later overtakes all but those few.
+A queue holds only as many messages as its agents have free slots, so that a task of higher priority
+that turns up later overtakes all but those few; and somewhat more (the lookahead) while none of its
+agents is handed the next task when one ends (``handover``).
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 from datetime import datetime
 
 from dispatcher.core.holding import drop_holds, hold_room, refusal
@@ -21,6 +23,7 @@ from flow.wire import Offer, Task
 def make_ready(state: State, task: TaskRow) -> None:
     """Put a scheduled task whose delay has passed where :func:`place` finds it."""
     state.queue(task.queue).push(state.rank(task), state.shape(task))
+    state.stirred[task.queue] = None
 
 
 def place(state: State, name: str, now: Instant, out: Effects, most: int | None = None) -> int:
@@ -39,8 +42,7 @@ def place(state: State, name: str, now: Instant, out: Effects, most: int | None 
             continue
         may_go = sight.has_room(rank, shape)
         if (may_go or shape != ONE) and state.allowance(task) <= 0:
-            queue.pop(shape)
-            heapq.heappush(state.held.setdefault(state.run_of(task).row.dag_id, []), rank)
+            hold_back(state, queue, rank, shape)
         elif may_go:
             queue.pop(shape)
             _send(state, task, shape, now, out)
@@ -52,6 +54,13 @@ def place(state: State, name: str, now: Instant, out: Effects, most: int | None 
     return placed
 
 
+def hold_back(state: State, queue: QueueState, rank: Rank, shape: Shape) -> None:
+    """The first task of *shape* waits for its DAG's limit, or for the end of a pause."""
+    queue.pop(shape)
+    dag_id = state.run_of(state.tasks[rank[2]]).row.dag_id
+    heapq.heappush(state.held.setdefault(dag_id, []), rank)
+
+
 class _Sight:
     """What the agents of a queue could give at one moment."""
 
@@ -60,18 +69,20 @@ class _Sight:
         self._queue = queue
         self._agents = list(state.serving(queue.name))
         self._anyone = sum(agent.free.slots for agent in self._agents)
+        # Whoever ends a task is handed the next one: nothing need lie ready for that.
+        ahead = not queue.parked and not any(agent.hands for agent in self._agents)
+        self._ahead = state.rules.lookahead if ahead else 0
 
     def has_room(self, rank: Rank, shape: Shape) -> bool:
         """Whether a task of *shape* may be published: one like most others also somewhat ahead of
-        the room there is, if agents do not show that this is of no use."""
+        the room there is, where that is of use."""
         state, queue = self._state, self._queue
-        ahead = 0 if queue.parked else state.rules.lookahead
         if shape == ONE and not state.holds:
-            return queue.awaited.slots < self._anyone + ahead
+            return queue.awaited.slots < self._anyone + self._ahead
         rooms = [agent.room(rank) for agent in self._agents]
         total = Shape(sum(room.slots for room in rooms), sum(room.gpus for room in rooms))
         if shape == ONE or not rooms:
-            return queue.awaited.slots < total.slots + ahead
+            return queue.awaited.slots < total.slots + self._ahead
         if (own := state.holds.get(rank[2])) is not None:
             agent = state.agents[own]
             wanted = shape.plus(self._awaited_before(rank))
@@ -108,17 +119,24 @@ def _send(state: State, task: TaskRow, shape: Shape, now: Instant, out: Effects)
         out.reply(agent, Offer(session=agent.row.session, task=message))
 
 
-def place_all(state: State, now: Instant, out: Effects) -> None:
-    """:func:`place` for every queue with something to publish."""
+def place_all(
+    state: State, now: Instant, out: Effects, concerned: Iterable[str] | None = None
+) -> None:
+    """:func:`place` for every queue with something to publish. *concerned*: since they were last
+    looked at, nothing has changed for agents but those of these queues; then those in which nothing
+    has changed either are left as they are."""
     for agent in drop_holds(state):
         for name in agent.row.queues:
             unpark(state, name)
+        concerned = None
+    stirred, state.stirred = state.stirred, {}
     if state.rules.parallelism:
-        room = state.rules.parallelism - sum(state.active_tasks.values())
-        _place_best(state, room, now, out)
+        _place_best(state, state.parallel_room, now, out)
         return
-    for name, queue in state.queues.items():
-        if queue.ready:
+    everywhere = concerned is None or state.holds
+    for name in state.queues if everywhere else {**dict.fromkeys(concerned or ()), **stirred}:
+        queue = state.queues.get(name)
+        if queue is not None and queue.ready:
             place(state, name, now, out)
 
 
@@ -190,6 +208,9 @@ def _may_offer(state: State, agent: Agent, task: TaskRow) -> bool:
 def unpark(state: State, name: str) -> None:
     """A slot may have become free for queue *name*."""
     queue = state.queue(name)
+    if not queue.parked:
+        return
+    state.stirred[name] = None
     parked, queue.parked = queue.parked, set()
     for task_pk in sorted(parked):
         task = state.tasks.get(task_pk)

@@ -53,6 +53,7 @@ def hello(state: State, message: Hello, now: Instant, out: Effects) -> None:
         _want_hello(message, out, reason)
         return
     row = _row_of(message, now)
+    state.servers = None
     if agent is None:
         agent = state.agents[message.agent] = Agent(row, heard=now.mono, spoke=now.mono)
     else:

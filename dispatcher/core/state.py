@@ -42,7 +42,7 @@ class Rules:
     """Settings that the core's rules read."""
 
     lookahead: int = 2
-    """Messages kept in a queue beyond its agents' free slots."""
+    """Messages kept in a queue beyond its agents' free slots, where nobody is handed tasks."""
     parallelism: int = 0
     """Task instances of all DAGs that may be queued or running; 0: any number."""
     grace: float = 15.0
@@ -185,6 +185,11 @@ class Agent:
         return row.state is AgentState.ONLINE and not row.suspended and not row.drained
 
     @property
+    def hands(self) -> bool:
+        """Whether it may be handed a task that it has not claimed (``handover``)."""
+        return self.taking and self.stated is not None
+
+    @property
     def capacity(self) -> Shape:
         """What it has while nothing runs there."""
         return Shape(self.slots, len(self.row.gpus))
@@ -241,7 +246,11 @@ class State:
     runs: dict[int, ActiveRun] = field(default_factory=dict)
     tasks: dict[int, TaskRow] = field(default_factory=dict)
     queues: dict[str, QueueState] = field(default_factory=dict)
+    stirred: dict[str, None] = field(default_factory=dict)
+    """Queues in which something has become ready or has left, since they were last looked at."""
     agents: dict[str, Agent] = field(default_factory=dict)
+    servers: dict[str, list[Agent]] | None = None
+    """By queue: the agents whose settings have it. ``None``: to be made anew, after a hello."""
     waiting_runs: dict[str, deque[int]] = field(default_factory=dict)
     """Per DAG: runs in state queued, oldest first."""
     held: dict[str, list[Rank]] = field(default_factory=dict)
@@ -295,9 +304,19 @@ class State:
             return 0
         return run.plan.spec.max_active_tasks - self.active_tasks[run.row.dag_id]
 
+    @property
+    def parallel_room(self) -> int:
+        """How many more task instances of all DAGs may be queued or running, by ``parallelism``."""
+        return self.rules.parallelism - sum(self.active_tasks.values())
+
     def serving(self, queue: str) -> Iterable[Agent]:
         """Live agents that serve *queue*."""
-        return (a for a in self.agents.values() if a.live and a.serves(queue))
+        if self.servers is None:
+            self.servers = {}
+            for agent in self.agents.values():
+                for name in agent.row.queues:
+                    self.servers.setdefault(name, []).append(agent)
+        return (a for a in self.servers.get(queue, ()) if a.live and a.serves(queue))
 
     def next_marker(self) -> int:
         """A number for a marker of this reign."""

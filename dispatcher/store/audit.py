@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
 
-from peewee import Database
+from peewee import Database, SqliteDatabase
 
 from dispatcher.core.records import (
     InsertRun,
@@ -19,10 +18,13 @@ from dispatcher.core.records import (
     ToldAgent,
     Write,
 )
-from dispatcher.store.models import Audit, DagRun, TaskInstance
-from dispatcher.store.rows import Raw, chunks, fetch
+from dispatcher.store import bulk
+from dispatcher.store.models import Audit
+from dispatcher.store.rows import Raw, chunks
 
-_COLUMNS = (
+#: What a line is made of. Of a run or a task instance it has the key alone; their names are looked
+#: up where the line is written.
+_TOLD = (
     Audit.at,
     Audit.actor,
     Audit.entity,
@@ -31,98 +33,84 @@ _COLUMNS = (
     Audit.target,
     Audit.reason,
     Audit.dag_id,
-    Audit.run_id,
-    Audit.run_pk,
-    Audit.task_id,
-    Audit.map_index,
-    Audit.task_pk,
     Audit.agent,
+    Audit.run_pk,
+    Audit.task_pk,
 )
+_INSERT = """
+    INSERT INTO audit (at, actor, entity, event, source, target, reason, dag_id, agent, run_pk,
+        task_pk, run_id, task_id, map_index)
+    SELECT {told}, COALESCE(r.dag_id, {dag}), {agent}, r.id, t.id, r.run_id, t.task_id, t.map_index
+    FROM {source} LEFT JOIN task_instance t ON t.id = {task}
+    LEFT JOIN dag_run r ON r.id = COALESCE(t.run_pk, {run}) ORDER BY {order}
+"""
 
 
 def write_audit(database: Database, writes: Sequence[Write]) -> None:
     """Add a line for each of *writes* that is a transition, in their order."""
-    task_names = _task_names(
-        database, {x.task_pk for x in writes if isinstance(x, MoveTask | SetWish | TakeBackDeath)}
-    )
-    run_names = _run_names(
-        database, {x.run_pk for x in writes if isinstance(x, MoveRun | SetCancelled)}
-    )
-    add_lines(database, _lines(writes, task_names, run_names))
+    add_lines(database, (_line(write) for write in writes if isinstance(write, _TRANSITIONS)))
 
 
 def dag_line(at: datetime, actor: str, dag_id: str, event: str, *, source: str, target: str) -> Raw:
     """A line about a DAG."""
-    told = (at, actor, "dag", event, source, target, "")
-    return (*told, dag_id, None, None, None, None, None, None)
+    return (at, actor, "dag", event, source, target, "", dag_id, None, None, None)
 
 
 def add_lines(database: Database, lines: Iterable[Raw]) -> None:
     """Append *lines*."""
-    for chunk in chunks(tuple(lines)):
-        Audit.insert_many(chunk, _COLUMNS).as_rowcount().execute(database)
+    rows = list(lines)
+    if isinstance(database, SqliteDatabase):
+        names = {"dag": "a.c7", "agent": "a.c8", "run": "a.c9", "task": "a.c10", "order": "1"}
+        told = ", ".join(f"a.c{number}" for number in range(7))
+        marks = ", ".join(f"? AS c{number}" for number in range(len(_TOLD)))
+        statement = _INSERT.format(told=told, source=f"(SELECT {marks}) a", **names)
+        bulk.repeat(database, statement, _TOLD, rows)
+        return
+    for chunk in chunks(rows):
+        source = bulk.Source(_TOLD, chunk)
+        dag, agent, run, task = source.columns[7:]
+        names = {"dag": dag, "agent": agent, "run": run, "task": task, "order": "v.n"}
+        told = ", ".join(source.columns[:7])
+        bulk.execute(database, _INSERT.format(told=told, source=source, **names), source)
 
 
-def _lines(
-    writes: Iterable[Write], task_names: dict[int, Raw], run_names: dict[int, Raw]
-) -> Iterator[Raw]:
-    for write in writes:
-        if isinstance(write, MoveTask):
-            yield (*_transition("task", write), *task_names[write.task_pk], None)
-        elif isinstance(write, InsertRun):
-            run = write.run
+def _line(write: Write) -> Raw:
+    match write:
+        case MoveTask():
+            return (*_transition("task", write), "", None, None, write.task_pk)
+        case MoveRun():
+            return (*_transition("run", write), "", None, write.run_pk, None)
+        case InsertRun(run=run):
             created = (run.created_at, write.actor, "run", "create", "", run.state.value, "")
-            yield (*created, run.dag_id, run.run_id, run.id, None, None, None, None)
-        elif isinstance(write, MoveRun):
-            yield (*_transition("run", write), *run_names[write.run_pk], None, None, None, None)
-        elif isinstance(write, SetWish):
-            asked = (
-                write.at,
-                write.actor,
-                "task",
-                f"ask to {write.wish}",
-                "running",
-                "running",
-                "",
-            )
-            yield (*asked, *task_names[write.task_pk], None)
-        elif isinstance(write, TakeBackDeath):
+            return (*created, "", None, run.id, None)
+        case SetWish():
+            asked = (write.at, write.actor, "task", f"ask to {write.wish}", "running", "running")
+            return (*asked, "", "", None, None, write.task_pk)
+        case TakeBackDeath():
             was = write.state.value
             told = (write.at, "dispatcher", "task", "take back a death", was, was, write.reason)
-            yield (*told, *task_names[write.task_pk], None)
-        elif isinstance(write, SetCancelled):
+            return (*told, "", None, None, write.task_pk)
+        case SetCancelled():
             event = "cancel" if write.by else "go on"
-            told = (write.at, write.actor, "run", event, "", "", "")
-            yield (*told, *run_names[write.run_pk], None, None, None, None)
-        elif isinstance(write, ToldAgent):
+            return (write.at, write.actor, "run", event, "", "", "", "", None, write.run_pk, None)
+        case ToldAgent():
             wanted = (write.at, write.actor, "agent", write.event, "", "", write.reason)
-            yield (*wanted, "", None, None, None, None, None, write.agent)
-        elif isinstance(write, SetPaused):
+            return (*wanted, "", write.agent, None, None)
+        case SetPaused():
             states = ("unpaused", "paused")
             event = "pause" if write.paused else "unpause"
             source, target = states if write.paused else reversed(states)
-            yield dag_line(write.at, write.actor, write.dag_id, event, source=source, target=target)
+            return dag_line(
+                write.at, write.actor, write.dag_id, event, source=source, target=target
+            )
+    raise AssertionError(f"no transition: {write!r}")
+
+
+_TRANSITIONS = (
+    *(MoveTask, MoveRun, InsertRun, SetWish, TakeBackDeath, SetCancelled, ToldAgent, SetPaused),
+)
 
 
 def _transition(entity: str, move: MoveTask | MoveRun) -> Raw:
     source, target = move.source.value, move.target.value
     return (move.at, move.actor, entity, move.event.value, source, target, move.reason)
-
-
-def _task_names(database: Database, keys: set[int]) -> dict[int, Raw]:
-    names: dict[int, Raw] = {}
-    chosen = (DagRun.dag_id, DagRun.run_id, DagRun.id, TaskInstance.task_id, TaskInstance.map_index)
-    query: Any = TaskInstance.select(*chosen, TaskInstance.id).join(DagRun)
-    for chunk in chunks(sorted(keys)):
-        for raw in fetch(database, query.where(TaskInstance.id.in_(chunk))):
-            names[raw[-1]] = raw
-    return names
-
-
-def _run_names(database: Database, keys: set[int]) -> dict[int, Raw]:
-    names: dict[int, Raw] = {}
-    query: Any = DagRun.select(DagRun.dag_id, DagRun.run_id, DagRun.id)
-    for chunk in chunks(sorted(keys)):
-        for raw in fetch(database, query.where(DagRun.id.in_(chunk))):
-            names[raw[-1]] = raw
-    return names

@@ -32,6 +32,11 @@ class Table(Model):
         legacy_table_names = False
 
     @classmethod
+    def sql_name(cls) -> str:
+        """What the database calls it."""
+        return str(cls._meta.table_name)
+
+    @classmethod
     def column(cls, name: str) -> Any:
         """The column called *name*."""
         return cls._meta.columns[name]

@@ -64,6 +64,17 @@ class Store:
         """
         return catalogue.record_dags(self.database, epoch, file, specs, source, at, bundle=bundle)
 
+    def record_files(
+        self,
+        epoch: int,
+        files: Sequence[catalogue.DagFile],
+        at: datetime,
+        *,
+        bundle: str | None = None,
+    ) -> list[DagRow]:
+        """:meth:`record_dags` for several files at once."""
+        return catalogue.record_files(self.database, epoch, files, at, bundle=bundle)
+
     def record_error(self, epoch: int, file: str, message: str, at: datetime) -> None:
         """*file* cannot be read; its DAGs stay as they are. Raises ``EpochLost``."""
         catalogue.record_error(self.database, epoch, file, message, at)

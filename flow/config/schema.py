@@ -197,7 +197,9 @@ class DispatcherSettings:
     lookahead: int = field(
         default=2,
         metadata=_means(
-            kinds.whole(0, 10_000), "Messages kept in a queue beyond the free slots of its agents."
+            kinds.whole(0, 10_000),
+            "Messages kept in a queue beyond the free slots of its agents, unless one of them can "
+            "be handed its next task.",
         ),
     )
     intent_poll_interval: float = field(
@@ -319,6 +321,14 @@ class AgentSettings:
         metadata=_means(
             kinds.names(kinds.INTERPRETER_OF_QUEUE, least=0),
             "The same for single queues, as in `gpu=/opt/torch/bin/python`.",
+        ),
+    )
+    warm: bool = field(
+        default=True,
+        metadata=_means(
+            kinds.switch(),
+            "Whether Python tasks that are started again and again come from an interpreter that "
+            "has their DAG file loaded already ([Python tasks](python-tasks.md)).",
         ),
     )
     task_memory: int = field(

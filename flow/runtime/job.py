@@ -6,13 +6,16 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flow.authoring.outcomes import FailTask, SkipTask
 from flow.errors import FlowError
+
+if TYPE_CHECKING:
+    from flow.authoring.dag import DAG
 
 
 class TaskFailed(FlowError):
@@ -96,9 +99,9 @@ class Outcome:
         new.replace(path)
 
 
-def run(path: str) -> int:
+def run(path: str, dags: Sequence[DAG] | None = None) -> int:
     """Run the job of the file *path*; the exit code. A bash command takes this process's place
-    instead of returning."""
+    instead of returning. *dags* are those of the DAG file, where this process has run it."""
     described = json.loads(Path(path).read_bytes())
     names = Job.__dataclass_fields__
     job = Job(**{name: value for name, value in described.items() if name in names})
@@ -109,7 +112,7 @@ def run(path: str) -> int:
         if job.operator == "python":
             from flow.runtime.python import call  # noqa: PLC0415  a bash command needs none of it
 
-            call(job, outcome)
+            call(job, outcome, dags)
         else:
             from flow.runtime.bash import become  # noqa: PLC0415  a Python task needs none of it
 

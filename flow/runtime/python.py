@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flow.authoring import context as names
 from flow.authoring.outcomes import FailTask, SkipTask
@@ -21,18 +21,20 @@ from flow.runtime.client import Refused, ask
 from flow.runtime.job import Job, Outcome, TaskFailed
 from flow.runtime.templates import Renderer
 
+if TYPE_CHECKING:
+    from flow.authoring.dag import DAG
+
 _HERE = __file__
 
 
-def call(job: Job, outcome: Outcome) -> None:
-    """Run the task and put how it came out into *outcome*.
+def call(job: Job, outcome: Outcome, dags: Sequence[DAG] | None = None) -> None:
+    """Run the task and put how it came out into *outcome*. *dags* are those of its file, where this
+    process has run it already.
 
     Raises :class:`TaskFailed`, or what the callable raised to end in a way of its own.
     """
     request = _request(job)
-    # At the end, as where DAG files are parsed: a file json.py among them must not hide Python's.
-    sys.path.append(request.folder)
-    operator = _find(job, request)
+    operator = _find(job, load(request) if dags is None else dags)
     context = contexts.build(job, dag=operator.dag, task=operator)
     args, kwargs = _arguments(job, context)
     try:
@@ -60,17 +62,24 @@ def _request(job: Job) -> Request:
     return Request(folder=job.folder, file=job.dag_file, setting=job.setting)
 
 
-def _find(job: Job, request: Request) -> PythonOperator:
+def load(request: Request) -> Sequence[DAG]:
+    """Run the DAG file. Raises :class:`TaskFailed`."""
+    # At the end, as where DAG files are parsed: a file json.py among them must not hide Python's.
+    sys.path.append(request.folder)
     try:
-        dags = {dag.dag_id: dag for dag in load_dags(request)}
+        return load_dags(request)
     except DagError as error:
         raise TaskFailed(str(error)) from None
-    dag = dags.get(job.dag_id)
+
+
+def _find(job: Job, dags: Sequence[DAG]) -> PythonOperator:
+    known = {dag.dag_id: dag for dag in dags}
+    dag = known.get(job.dag_id)
     tasks = {task.task_id: task for task in dag.tasks} if dag else {}
     found = tasks.get(job.task_id)
     if isinstance(found, PythonOperator):
         return found
-    has = f"tasks {', '.join(sorted(tasks))}" if dag else f"DAGs {', '.join(sorted(dags))}"
+    has = f"tasks {', '.join(sorted(tasks))}" if dag else f"DAGs {', '.join(sorted(known))}"
     raise TaskFailed(
         f"{job.where}: expected the file to make this task here as it did where it was parsed, "
         f"got {shown(has)}; let it depend on nothing but the files of its folder"

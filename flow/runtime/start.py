@@ -1,5 +1,7 @@
 """Runs one task: ``PYTHON start.py JOB``, started by the agent by its path.
 
+``PYTHON start.py --warm FILE`` is a zygote instead (``flow.runtime.warm``).
+
 Only flow itself is made importable, by its location: the directory that holds it may hold the
 agent too, and anything else that is not the user's.
 """
@@ -22,7 +24,7 @@ class _Bootstrap:
 
 
 def main() -> None:
-    """Run the job and end with its exit code."""
+    """Run the job and end with its exit code, or be a zygote."""
     if sys.version_info < (3, 10):  # noqa: UP036  the user's Python is not flow's
         sys.exit(f"expected Python 3.10 or later for tasks, got {sys.version.split()[0]}")
     # The script's own directory may come first on sys.path: its modules are not the user's.
@@ -34,6 +36,10 @@ def main() -> None:
     sys.meta_path[0] = FlowFinder
     # Folders of DAG files are shared by tasks, and compared with what was shipped.
     sys.dont_write_bytecode = True
+    if sys.argv[1] == "--warm":
+        from flow.runtime.warm import serve  # noqa: PLC0415  a single task needs none of it
+
+        serve(sys.argv[2])
     sys.exit(run(sys.argv[1]))
 
 

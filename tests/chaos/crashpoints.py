@@ -165,12 +165,12 @@ _RUNS = (
 )
 _TOKENS = (
     Point("claim-received", f"{_CORE}.receive", "after", _holds(wire.Claim)),
-    *_around_commit("grant", _holds(OpenTry), inside="dispatcher.store.writer:_open_tries"),
+    *_around_commit("grant", _holds(OpenTry), inside="dispatcher.store.writer:open_tries"),
     Point("grant-applied-before-commit", _APPLY, "after", _holds(OpenTry)),
     Point("grant-acked", _CARRY_OUT, "before", _replies(wire.Grant)),
     *_around_publish("grant", wire.Grant, confirmed=True),
     Point("result-received", f"{_CORE}.receive", "after", _holds(wire.Finished)),
-    *_around_commit("result", _holds(CloseTry), inside="dispatcher.store.writer:_close_try"),
+    *_around_commit("result", _holds(CloseTry), inside="dispatcher.store.writer:close_tries"),
     Point("result-acked", _CARRY_OUT, "before", _replies(wire.Answered)),
     *_around_publish("answer", wire.Answered),
 )

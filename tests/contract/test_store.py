@@ -37,6 +37,7 @@ from dispatcher.core.records import (
     Write,
 )
 from dispatcher.store import Store, migrate, models, open_database
+from dispatcher.store.catalogue import DagFile
 from flow.errors import EpochLost, GuardFailed
 from flow.schedules import Interval
 from flow.states import RunEvent, RunState, TaskEvent, TaskState
@@ -246,6 +247,92 @@ def test_a_whole_life_fits_into_one_flush(store: Store) -> None:
         task_row(2, 1, state=TaskState.SCHEDULED),
     )
     assert loaded.last_token == 7
+
+
+def test_many_rows_in_one_flush_change_each_to_its_own_values(store: Store) -> None:
+    epoch = reign_with_run(store, tasks=range(1, 6))
+    queued = [move_task(pk, TaskEvent.SCHEDULE) for pk in range(1, 6)]
+    queued += [move_task(pk, TaskEvent.QUEUE, TaskState.SCHEDULED) for pk in range(1, 6)]
+    store.commit(epoch, queued)
+    agents = {1: "node1", 2: "node2", 3: "node1", 4: None, 5: "n\u00e4"}
+    grants: list[Write] = [
+        move_task(pk, TaskEvent.GRANT, TaskState.QUEUED, token=100 + pk, agent=agent, session=7)
+        for pk, agent in agents.items()
+    ]
+    store.commit(epoch, [*grants, *(open_try(pk, token=100 + pk) for pk in agents)])
+    loaded = {task.id: task for task in store.load().tasks}
+    assert {pk: (row.token, row.agent, row.session) for pk, row in loaded.items()} == {
+        pk: (100 + pk, agent, 7) for pk, agent in agents.items()
+    }
+    closes: list[Write] = [
+        CloseTry(
+            task_pk=pk,
+            try_number=1,
+            token=100 + pk,
+            outcome="success" if pk % 2 else "failed",
+            at=at(3),
+            exit_code=None if pk == 4 else pk,
+            started_at=at(pk),
+            cpu_seconds=pk / 4,
+        )
+        for pk in agents
+    ]
+    store.commit(epoch, closes)
+    tries = {row["task"]: row for row in rows_of(models.TaskTry, store.database)}
+    for pk in agents:
+        row = tries[pk]
+        assert (row["outcome"], row["closed_at"]) == ("success" if pk % 2 else "failed", at(3))
+        assert (row["exit_code"], row["started_at"]) == (None if pk == 4 else pk, at(pk))
+        assert (row["cpu_seconds"], row["memory_peak"]) == (pk / 4, None)
+
+
+def test_a_move_that_does_not_begin_where_the_one_before_it_ended_is_refused(store: Store) -> None:
+    epoch = reign_with_run(store)
+    broken = [
+        move_task(1, TaskEvent.SCHEDULE),
+        move_task(1, TaskEvent.GRANT, TaskState.QUEUED, token=7),
+    ]
+    with pytest.raises(GuardFailed, match=r"state 'queued' .* for 'grant', got 'scheduled'"):
+        store.commit(epoch, broken)
+    other_token = [
+        move_task(1, TaskEvent.SCHEDULE, token=5),
+        move_task(1, TaskEvent.QUEUE, TaskState.SCHEDULED, token_before=4),
+    ]
+    with pytest.raises(GuardFailed, match=r"token 4 for 'queue', got 'scheduled' with token 5"):
+        store.commit(epoch, other_token)
+    runs = [
+        move_run(1, RunEvent.START, RunState.QUEUED),
+        move_run(1, RunEvent.START, RunState.QUEUED),
+    ]
+    with pytest.raises(GuardFailed, match=r"^run 1: expected one in state 'queued', got none; "):
+        store.commit(epoch, runs)
+    assert state_of(store) == {1: TaskState.NONE}
+
+
+def test_one_wrong_try_among_many_is_named(store: Store) -> None:
+    epoch = reign_with_run(store, tasks=(1, 2, 3))
+    store.commit(epoch, [open_try(pk, token=pk) for pk in (1, 2, 3)])
+    closes = [
+        CloseTry(task_pk=pk, try_number=1, token=pk, outcome="success", at=at(1))
+        for pk in (1, 2, 3)
+    ]
+    store.commit(epoch, [replace(closes[1], at=at(0))])
+    with pytest.raises(
+        GuardFailed, match="try 1 of task instance 2: expected it open with token 2"
+    ):
+        store.commit(epoch, closes)
+    open_ones = [
+        row["task"] for row in rows_of(models.TaskTry, store.database) if not row["outcome"]
+    ]
+    assert sorted(open_ones) == [1, 3]
+
+
+def test_a_try_that_a_flush_has_begun_can_end_in_it(store: Store) -> None:
+    epoch = reign_with_run(store)
+    close = CloseTry(task_pk=1, try_number=1, token=9, outcome="lost", at=at(1))
+    store.commit(epoch, [close, open_try(1, token=9)])
+    [row] = rows_of(models.TaskTry, store.database)
+    assert row["outcome"] == "lost"
 
 
 def test_a_run_gets_its_end_date_when_it_ends(store: Store) -> None:
@@ -524,6 +611,43 @@ def test_an_error_keeps_the_last_good_version_and_is_cleared_by_the_next_good_on
     ]
     store.record_dags(epoch, "etl.py", [spec()], "", at(3))
     assert rows_of(models.DagImportError, store.database) == []
+
+
+def test_files_that_are_recorded_together_come_to_what_they_would_one_by_one(store: Store) -> None:
+    epoch = store.begin_reign("first", START)
+    store.record_dags(epoch, "a.py", [spec("moves", file="a.py"), spec("stays")], "", START)
+    store.record_dags(epoch, "b.py", [spec("goes", file="b.py"), spec("held")], "", START)
+    store.record_error(epoch, "c.py", "broken", at(1))
+    store.commit(epoch, [SetPaused(dag_id="held", paused=True, at=START, actor="user ada")])
+    before = {row.dag_id: row.version_id for row in store.load().dags}
+    lines = len(rows_of(models.Audit, store.database))
+    files = [
+        DagFile("a.py", [spec("stays")], "text of a"),
+        DagFile("b.py", [spec("held", command="new")], "text of b"),
+        DagFile("c.py", [spec("moves", file="c.py"), spec("new")], "text of c"),
+    ]
+    rows = store.record_files(epoch, files, at(2))
+    assert [(row.dag_id, row.active, row.paused) for row in rows] == [
+        ("goes", False, False),
+        ("held", True, True),
+        ("moves", True, False),
+        ("new", True, False),
+    ]
+    now = {row.dag_id: row.version_id for row in store.load().dags}
+    assert set(now) == {"stays", "held", "moves", "new"}
+    assert now["stays"] == before["stays"]
+    assert now["moves"] != before["moves"]
+    assert {row.dag_id: row.spec.file for row in rows}["moves"] == "c.py"
+    assert rows_of(models.DagImportError, store.database) == []
+    told = [(x["dag_id"], x["event"]) for x in rows_of(models.Audit, store.database)[lines:]]
+    assert told == [
+        ("moves", "retire"),
+        ("held", "update"),
+        ("goes", "retire"),
+        ("moves", "register"),
+        ("new", "register"),
+    ]
+    assert store.record_files(epoch, files, at(3)) == []
 
 
 def test_a_deleted_file_retires_its_dags_and_clears_its_error(store: Store) -> None:

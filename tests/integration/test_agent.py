@@ -69,8 +69,6 @@ async def test_a_task_runs_and_its_result_log_and_delivery_are_settled(
     result = await dispatcher.result(number)
     assert (result.state, result.exit_code, result.reason) == ("success", 0, "")
     assert result.started_at <= result.ended_at <= time.time()
-    started = await dispatcher.heard(wire.Started, task_instance_id=number)
-    assert started.token == result.token
     await eventually(lambda: dispatcher.log_ended(number))
     assert dispatcher.text(number) == "héllo\noops\n"
     await eventually(lambda: not list((agent.state / "spool").iterdir()))
@@ -311,7 +309,8 @@ async def test_an_alarm_that_the_broker_proves_second_by_second_uses_up_no_lease
     unblocked = pamqp.frame.marshal(spec.Connection.Unblocked(), 0)
     beat = pamqp.frame.marshal(Heartbeat(), 0)
     async with Proxy.to(broker_url) as proxy:
-        url = proxy.through(f"{broker_url}?heartbeat=2")
+        # RabbitMQ hears nothing for 5.4 s, and must bear that.
+        url = proxy.through(f"{broker_url}?heartbeat=4")
         agent = await make_agent(url, **SHORT_LEASE).start()
         number = await dispatcher.submit("sleep 60")
         await dispatcher.heard(wire.Started, task_instance_id=number)

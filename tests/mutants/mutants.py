@@ -21,8 +21,13 @@ POSTGRES = "tests/integration/test_postgres.py"
 KEEPER = "tests/integration/test_keeper.py"
 ROOMS = "tests/unit/test_core_room.py"
 AGENT_ROOM = "tests/unit/test_agent_core_room.py"
+HANDOVER = "tests/unit/test_core_handover.py"
+HANDED = "tests/unit/test_agent_core_handover.py"
 AGENT_GPUS = "tests/integration/test_agent_gpus.py"
 CGROUPS = "tests/integration/test_keeper_cgroups.py"
+ZYGOTES = "tests/integration/test_zygotes.py"
+SPOOL = "tests/unit/test_spool.py"
+WARM = "tests/unit/test_zygotes.py"
 
 OWN_DATABASE = "its database is a model; the contract suite holds the real one"
 OWN_KEEPER = "its keeper is a model; the integration tests hold the real one"
@@ -31,9 +36,9 @@ ROWS_AND_REIGNS = (
     Mutant(
         name="compare-and-set",
         what="a task instance moves whatever state it is in",
-        file="dispatcher/store/writer.py",
-        old="if statement.execute(database) != len(keys):",
-        new="if statement.execute(database) < 0:",
+        file="dispatcher/store/moves.py",
+        old="if _apply(database, TaskInstance, guarded, part) != len(part):",
+        new="if _apply(database, TaskInstance, guarded, part) < 0:",
         killed_by={
             STORE: (
                 "test_a_move_that_was_made_already_fails_the_guard[sqlite]",
@@ -46,9 +51,13 @@ ROWS_AND_REIGNS = (
     Mutant(
         name="token guard",
         what="a row is changed under an old token",
-        file="dispatcher/store/writer.py",
-        old="TaskInstance.token == first.token_before,",
-        new="",
+        file="dispatcher/store/moves.py",
+        old="guarded = (TaskInstance.state, TaskInstance.token)",
+        new="guarded = (TaskInstance.state, TaskInstance.token)\n"
+        "    for each in changes.values():\n"
+        "        pk = each.first.task_pk\n"
+        "        row = TaskInstance.select().where(TaskInstance.id == pk).execute(database)\n"
+        "        each.before = (each.before[0], row[0].token if row else 0)",
         killed_by={
             STORE: (
                 "test_a_task_with_another_token_fails_the_guard[sqlite]",
@@ -60,9 +69,9 @@ ROWS_AND_REIGNS = (
     Mutant(
         name="one end of a try",
         what="a try that has ended is ended again",
-        file="dispatcher/store/writer.py",
-        old="TaskTry.outcome.is_null(),",
-        new="",
+        file="dispatcher/store/moves.py",
+        old="""still_open = '"outcome" IS NULL'""",
+        new="still_open = ''",
         killed_by={
             STORE: (
                 "test_a_try_is_closed_once_and_only_with_its_token[sqlite]",
@@ -484,6 +493,81 @@ LEASES_OF_AGENTS = (
         unseen=OWN_KEEPER,
     ),
     Mutant(
+        name="token of a fork",
+        what="a fork shows the token of its zygote, whoever looks",
+        file="flow/runtime/warm.py",
+        old='    _overwrite(loaded.place, job["token"].encode())\n',
+        new="",
+        killed_by={
+            ZYGOTES: (
+                "test_a_task_from_a_zygote_sees_what_a_fresh_one_sees",
+                "test_a_kill_reaches_what_a_warm_task_has_detached",
+            )
+        },
+        unseen=OWN_KEEPER,
+    ),
+    Mutant(
+        name="zygotes lapse",
+        what="zygotes and what waits for a task live on after the end of their session",
+        file="agent/keeper/loop.py",
+        old="if not task.keep and not task.lapsed]",
+        new="if not task.keep and not task.lapsed and task.token < 1 << 62]",
+        killed_by={
+            ZYGOTES: ("test_a_lapse_ends_zygotes_and_the_next_session_has_its_own",),
+        },
+        unseen=OWN_KEEPER,
+    ),
+    Mutant(
+        name="a living standby",
+        what="a task is handed to a process without a look whether it is there",
+        file="agent/keeper/standby.py",
+        old="            or process.parent != os.getpid()\n",
+        new="",
+        killed_by={WARM: ("test_a_process_that_is_no_child_is_no_standby",)},
+        unseen=OWN_KEEPER,
+    ),
+    Mutant(
+        name="warm in its cgroup",
+        what="a fork stays in the cgroup of its zygote",
+        file="agent/keeper/births.py",
+        old="            cgroup.admit(standby.pid)\n",
+        new="            pass\n",
+        killed_by={
+            ZYGOTES: ("test_a_warm_task_is_in_a_cgroup_of_its_own_with_all_that_it_starts",)
+        },
+        unseen=OWN_KEEPER,
+    ),
+    Mutant(
+        name="threads are not forked",
+        what="a process with threads is forked",
+        file="flow/runtime/forkable.py",
+        old='if len(os.listdir("/proc/self/task")) > 1:',
+        new='if not os.listdir("/proc/self/task"):',
+        killed_by={ZYGOTES: ("test_a_file_of_which_forks_would_differ_gets_fresh_interpreters",)},
+        unseen="it has no interpreters",
+    ),
+    Mutant(
+        name="what waits lapses",
+        what="a task that waits for a fork starts after its lease has ended",
+        file="agent/keeper/zygotes.py",
+        old="            zygote.waiting.clear()\n            self._lose(zygote)\n"
+        "        return waiting",
+        new="        return waiting",
+        killed_by={ZYGOTES: ("test_what_waits_for_a_fork_can_be_killed_and_lapses",)},
+        unseen=OWN_KEEPER,
+    ),
+    Mutant(
+        name="spool before it is said",
+        what="a result counts as written before it is on disk",
+        file="agent/session.py",
+        old="        os.fsync(descriptor)\n        _new",
+        new="        _new",
+        killed_by={
+            SPOOL: ("test_results_that_are_written_together_are_synced_with_their_folder_last",)
+        },
+        unseen="its disks lose nothing",
+    ),
+    Mutant(
         name="proof of death",
         what="earlier sessions are believed dead without a look",
         file="agent/processes.py",
@@ -582,6 +666,26 @@ WORK_OF_AGENTS = (
                 "test_no_goodbye_while_the_dispatcher_has_not_answered_a_result_that_the_broker_has",
             )
         },
+    ),
+    Mutant(
+        name="forgotten handovers",
+        what="a copy of a grant older than all that an agent remembers starts its task again",
+        file="agent/core/work.py",
+        old="grant.task is not None and grant.token > self._forgotten:",
+        new="grant.task is not None:",
+        killed_by={
+            HANDED: ("test_a_copy_from_before_all_that_is_remembered_is_given_back",),
+        },
+        unseen="an agent remembers more ends of tasks than a simulation has",
+    ),
+    Mutant(
+        name="handover with room",
+        what="an agent is handed a task although others are on their way to it",
+        file="dispatcher/core/handover.py",
+        old="queue.awaited.plus(shape).fits(agent.free)",
+        new="shape.fits(agent.free)",
+        killed_by={HANDOVER: ("test_what_is_on_its_way_in_the_queue_finds_room",)},
+        unseen="a task that finds no room is put back, which costs time and breaks no promise",
     ),
     Mutant(
         name="spool in hello",

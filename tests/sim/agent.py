@@ -391,6 +391,7 @@ def _settings(node: Node) -> Settings:
         kill_grace=0.5,
         drain_timeout=4.0,
         claim_interval=node.world.claim_interval,
+        started_after=0.05,
         result_interval=0.9,
         hello_interval=0.3,
         ended_pause=0.8,

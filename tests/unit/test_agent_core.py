@@ -342,13 +342,24 @@ def test_what_cannot_be_started_here_is_given_back_as_this_nodes_fault() -> None
     assert world.effects(do.Ack) == [do.Ack(1)]
 
 
-def test_started_is_told() -> None:
-    world = World().greet()
-    world.tell(on.Delivered(1, task()))
-    world.grant()
-    world.tell(on.ProcessStarted(11, 4711, 1000.0))
+def test_the_process_of_a_task_that_lasts_is_told_of_once() -> None:
+    world = World().greet().run()
+    assert not world.sent(wire.Started)
+    assert world.core.wake_at() == world.now + 0.5
+    world.tick(0.5)
     (started,) = world.sent(wire.Started)
-    assert (started.token, started.pid, started.started_at) == (11, 4711, 1000.0)
+    assert (started.session, started.token, started.pid) == (1, 11, 4711)
+    assert started.started_at == 1000.0
+    world.tick(0.5)
+    assert not world.sent(wire.Started)
+
+
+def test_the_result_of_a_short_task_says_it_all() -> None:
+    world = World().greet().run()
+    world.exit()
+    world.tell(on.Spooled(11))
+    world.tick(0.5)
+    assert not world.sent(wire.Started)
 
 
 # -- lease -------------------------------------------------------------------------------------
@@ -356,7 +367,8 @@ def test_started_is_told() -> None:
 
 def test_heartbeats_list_what_runs_and_expire() -> None:
     world = World().greet().run()
-    world.tick(5.0)
+    world.tick(1.0)
+    world.tick(4.0)
     (send,) = world.effects(do.Send)
     assert isinstance(send.message, wire.Heartbeat)
     assert send.message.tokens == (11,)

@@ -243,6 +243,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
         pids=st.none() | counts,
     ),
     "Task": st.just(MESSAGES["task"]),
+    "Task | None": st.none() | st.just(MESSAGES["task"]),
     "Terms": terms,
     "Terms | None": st.none() | terms,
     "OnAgentLost": st.sampled_from(["rerun", "fail", "wait"]),
