@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,6 +52,11 @@ class JobFolder:
         """Where it asks."""
         return self.path / "socket"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that flow itself puts there."""
+        return self.job, self.outcome, self.socket
+
 
 def write_job(folder: JobFolder, task: Task, grant: Grant, more: Mapping[str, Any]) -> None:
     """Make the folder and the job file; see :class:`flow.runtime.job.Job` for *more*. Raises
@@ -77,10 +83,14 @@ def write_job(folder: JobFolder, task: Task, grant: Grant, more: Mapping[str, An
         **more,
     }
     try:
-        folder.job.write_text(json.dumps(about), encoding="ascii")
+        with open(folder.job, "wb", opener=_private) as file:
+            file.write(json.dumps(about).encode("ascii"))
     except OSError as error:  # write(2) does not know the name of what it writes to
         raise OSError(error.errno, error.strerror, str(folder.job)) from error
-    folder.job.chmod(0o600)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @cache

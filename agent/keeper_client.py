@@ -29,6 +29,19 @@ READY_WITHIN = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warm:
+    """How a task may come from an interpreter that has its DAG file loaded already, when others
+    that have the same in common were started before (``agent.keeper.zygotes``)."""
+
+    about: str
+    """What that interpreter is told, JSON: see :func:`flow.runtime.warm.serve`."""
+    own: Sequence[str]
+    """The variables that are not the same for all tasks."""
+    cwd: str
+    """Where it runs the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartTask:
     """What to start. stdin is /dev/null; stdout and stderr are ``output_fd``.
 
@@ -54,6 +67,8 @@ class StartTask:
     them the locks that they hold."""
     limits: Mapping[str, str] = field(default_factory=dict)
     """What its cgroup is held to: values by the names of its files. Only with ``cgroups``."""
+    warm: Warm | None = None
+    """None: it gets a fresh process in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +146,16 @@ class Unkillable:
     """``"pid 4711 (dd) state D"``"""
 
 
-KeeperEvent = TaskStarted | StartFailed | TaskExited | Lapsed | ProvenDead | Unkillable
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """Tasks of this kind get fresh processes: forks of one would have too much in common."""
+
+    about: str
+    """As in :class:`Warm`."""
+    reason: str
+
+
+KeeperEvent = TaskStarted | StartFailed | TaskExited | Lapsed | ProvenDead | Unkillable | Unfit
 
 _EVENTS: dict[str, Callable[..., KeeperEvent]] = {
     "started": TaskStarted,
@@ -139,6 +163,7 @@ _EVENTS: dict[str, Callable[..., KeeperEvent]] = {
     "exited": TaskExited,
     "lapsed": lambda session, tokens: Lapsed(session, tuple(tokens)),
     "dead": ProvenDead,
+    "unfit": Unfit,
     "unkillable": lambda tokens, processes: Unkillable(tuple(tokens), tuple(processes)),
 }
 
@@ -215,6 +240,7 @@ class Keeper:
 
     def start(self, task: StartTask) -> None:
         """Start *task*; TaskStarted or StartFailed follows. ``output_fd`` is closed here."""
+        warm = task.warm
         for held in task.held_fds:
             self._send({"do": "hold", "token": task.token}, held)
         self._send(
@@ -228,6 +254,7 @@ class Keeper:
                 "timeout": task.timeout,
                 "grace": task.grace,
                 "limits": dict(task.limits),
+                "warm": warm and {"about": warm.about, "own": warm.own, "cwd": warm.cwd},
             },
             task.output_fd,
         )

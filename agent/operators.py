@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import msgspec
 from agent.gpus import Gpus
 from agent.interpreters import Interpreters, NoInterpreter
 from agent.jobs import OWN_PYTHON, START, JobFolder, write_job
+from agent.keeper_client import Warm
 from flow.errors import FlowError, nearest
 from flow.wire import Grant, Task
 
@@ -23,6 +25,24 @@ INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR"
 PRIVATE = ("FLOW_BROKER", "FLOW_DATABASE", "FLOW_CONFIG", "CREDENTIALS_DIRECTORY")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+
+#: What is not the same for all tasks of a DAG file (:class:`agent.keeper_client.Warm`).
+_OWN = (
+    "FLOW_DAG_ID",
+    "FLOW_RUN_ID",
+    "FLOW_TASK_ID",
+    "FLOW_MAP_INDEX",
+    "FLOW_TRY_NUMBER",
+    "FLOW_TOKEN",
+    "FLOW_QUEUE",
+    "FLOW_TASK_INSTANCE_ID",
+    "FLOW_LOGICAL_DATE",
+    "FLOW_DATA_INTERVAL_START",
+    "FLOW_DATA_INTERVAL_END",
+    "FLOW_TASK_SOCKET",
+)
+#: Where DAG files are run for tasks whose working directories are private: nothing is in it.
+_NOWHERE = "warm"
 
 #: Kinds of tasks that an agent runs; an ``empty`` one has no process (agent.runner).
 OPERATORS = ("bash", "python", "empty")
@@ -65,6 +85,8 @@ class Command:
     """The folder made for this token alone, to be removed when it has ended."""
     job: JobFolder | None = None
     """That of flow's own runtime, likewise."""
+    warm: Warm | None = None
+    """How it may do without a fresh interpreter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +103,8 @@ class Preparer:
     interpreters: Interpreters = field(default_factory=Interpreters)
     xcom_max_bytes: int = 256 * 1024
     gpus: Gpus = field(default_factory=Gpus)
+    warm: bool = False
+    """Whether Python tasks may do without a fresh interpreter."""
 
     @classmethod
     def find(
@@ -143,7 +167,25 @@ class Preparer:
         if own not in path.split(os.pathsep):
             environment["PATH"] = f"{own}{os.pathsep}{path}"
         argv = (chosen.path, "-u", "-X", "faulthandler", str(START), str(job.job))
-        return self._command(argv, environment, arguments.cwd, grant, job)
+        command = self._command(argv, environment, arguments.cwd, grant, job)
+        if self.warm and folder is not None and task.dag_file:
+            return replace(command, warm=self._warm(task, folder, chosen.setting, command))
+        return command
+
+    def _warm(self, task: Task, folder: Path, setting: str, command: Command) -> Warm:
+        own = (*_OWN, *self.gpus.environment(()))
+        cwd = command.cwd
+        if command.private is not None:
+            cwd = str(self.work.parent / _NOWHERE)
+            os.makedirs(cwd, mode=0o700, exist_ok=True)  # noqa: PTH103  it is there but once
+        about = {
+            "folder": str(folder),
+            "file": task.dag_file,
+            "setting": setting,
+            "own": own,
+            "empty": command.private is not None,
+        }
+        return Warm(about=json.dumps(about), own=own, cwd=cwd)
 
     def _job(self, task: Task, grant: Grant, folder: Path | None, **more: Any) -> JobFolder:
         job = JobFolder(self.folders(grant.token)[1])
@@ -204,6 +246,20 @@ def _arguments(task: Task, kind: type[_Arguments]) -> _Arguments:
 def remove_private(folder: Path) -> None:
     """Remove a token's folder with all that the task left in it. Blocks."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_quickly(folder: Path, files: Iterable[Path] = ()) -> bool:
+    """Whether a token's folder is gone: it had nothing in it but some of *files*, which are gone
+    in any case. Takes some microseconds."""
+    try:
+        for file in files:
+            file.unlink(missing_ok=True)
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:  # the task has left something there, which may be much, or something else
+        return False
+    return True
 
 
 def _expand(cwd: str, home: str) -> str:

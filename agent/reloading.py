@@ -23,6 +23,7 @@ LIVE = frozenset(
         "agent.pass_env",
         "agent.python",
         "agent.python_for",
+        "agent.warm",
         "agent.task_memory",
         "agent.task_cpus",
         "agent.task_pids",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import shutil
@@ -18,7 +19,14 @@ from agent.disk import is_fault, told
 from agent.gpus import GpusTaken, close
 from agent.jobs import read_outcome
 from agent.keeper_client import Keeper, KeeperEvent, StartTask
-from agent.operators import CannotPrepare, Command, NotHere, Preparer, remove_private
+from agent.operators import (
+    CannotPrepare,
+    Command,
+    NotHere,
+    Preparer,
+    remove_private,
+    remove_quickly,
+)
 from agent.output import LogSender, TaskLog
 from agent.processes import Proof, prove_dead
 from agent.resources import Defaults, Held, held_to
@@ -212,6 +220,7 @@ class Runner:
                 grace=self._limits.kill_grace,
                 held_fds=locks,
                 limits=held.files,
+                warm=command.warm,
             )
         )
 
@@ -280,8 +289,8 @@ class Runner:
                         self._spawn(self._tidy_when_dead(run))
             case keeper_client.ProvenDead():
                 self._proven.set()
-            case keeper_client.Unkillable():
-                log.error("processes resist SIGKILL: %s", ", ".join(event.processes))
+            case keeper_client.Unfit() | keeper_client.Unkillable():
+                _tell(event)
 
     def _on_keeper_lost(self, lost: asyncio.Future[None]) -> None:
         if lost.cancelled():
@@ -325,7 +334,7 @@ class Runner:
             if ended.error:
                 run.log.note(f"cannot start: {ended.error}")
             run.log.complete()
-            if self._logs.attached:
+            if self._logs.attached and not run.log.handed_over.done():
                 await asyncio.wait({run.log.handed_over}, timeout=OUTPUT_WAIT)
         self._post(ended)
         if run is not None:
@@ -340,8 +349,9 @@ class Runner:
         command = run.command
         if command.job is not None:
             self._server.close(run.token)
-            await self._remove([command.job.path])
-        if command.private is not None:
+            if not remove_quickly(command.job.path, command.job.files):
+                await self._remove([command.job.path])
+        if command.private is not None and not remove_quickly(command.private):
             await self._remove([command.private])
 
     async def _remove(self, folders: Iterable[Path]) -> None:
@@ -370,6 +380,15 @@ class Runner:
         if not proof.dead:
             return proof
         return prove_empty(self._cgroups.top, known, session, PROOF_TIMEOUT)
+
+
+def _tell(event: keeper_client.Unfit | keeper_client.Unkillable) -> None:
+    """What is for people alone."""
+    if isinstance(event, keeper_client.Unkillable):
+        log.error("processes resist SIGKILL: %s", ", ".join(event.processes))
+        return
+    file = json.loads(event.about)["file"]
+    log.info("%s: each of its tasks gets a fresh interpreter: %s", file, event.reason)
 
 
 def _empty(folder: Path) -> None:

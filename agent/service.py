@@ -28,7 +28,7 @@ from agent.connection import AgentConnection
 from agent.core import Core, Identity, Settings
 from agent.core import effects as do
 from agent.core import events as on
-from agent.disk import probe, told
+from agent.disk import probe
 from agent.facts import look
 from agent.fetching import Fetcher
 from agent.gpus import Gpus
@@ -41,6 +41,7 @@ from agent.resources import Defaults
 from agent.runner import Limits, Runner
 from agent.session import StateDirectory, boot_id, home_id
 from agent.spool import Spool
+from agent.spooling import Spooling
 from agent.starter import Starter
 from flow import wire
 from flow.config import Config
@@ -122,7 +123,7 @@ class Service:
 
     def __init__(self, config: Config, broker: Broker, state: StateDirectory) -> None:
         self._loop = asyncio.get_running_loop()
-        self._spool = Spool(state.spool)
+        spool = Spool(state.spool)
         self._state = state
         name = state.path.name
         facts = look(config.agent.gpus, path=os.environ.get("PATH"))
@@ -130,7 +131,7 @@ class Service:
         cgroups = claim()
         log.info("%s", cgroups.told())
         self._identity = replace(_identity(state, cgroups), cores=facts.cores, memory=facts.memory)
-        self._core = Core(settings, self._identity, self._spool.load())
+        self._core = Core(settings, self._identity, spool.load())
         self._logs = LogSender(self._loop, name)
         self._runner = Runner(
             state=state,
@@ -146,6 +147,7 @@ class Service:
                     tuple(device.id for device in facts.gpus),
                     config.agent.gpu_share,
                 ),
+                warm=config.agent.warm,
             ),
             logs=self._logs,
             limits=_limits(config),
@@ -187,6 +189,7 @@ class Service:
         self._stepping = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        spooling = Spooling(spool, self.post, self._spawn)
         self._performers: dict[type, Callable[[Any], None]] = {
             do.Send: self._send,
             do.Ack: lambda effect: self._connection.ack(effect.handle),
@@ -198,8 +201,8 @@ class Service:
             do.Kill: lambda effect: self._starter.kill(effect.token, effect.grace, effect.reason),
             do.Fence: self._begin_fence,
             do.SetDeadline: lambda effect: self._runner.set_deadline(effect.at),
-            do.Spool: lambda effect: self._spawn(self._write(effect.result)),
-            do.DropSpool: lambda effect: self._spawn(self._drop(effect.token)),
+            do.Spool: lambda effect: spooling.write(effect.result),
+            do.DropSpool: lambda effect: spooling.drop(effect.token),
             do.Probe: lambda _: self._spawn(self._probe()),
             do.ProbeGpus: lambda effect: self._runner.probe_gpus(effect.gpus),
             do.Report: lambda effect: log.log(_LEVELS[effect.level], "%s", effect.text),
@@ -234,6 +237,7 @@ class Service:
                 pass_env=config.agent.pass_env,
                 interpreters=Interpreters.of(config.agent.python, config.agent.python_for),
                 xcom_max_bytes=config.xcom.max_bytes,
+                warm=config.agent.warm,
             ),
             _limits(config),
         )
@@ -264,6 +268,7 @@ class Service:
                 greeted=core.greeted,
                 link=core.link,
                 connection=self._connection.status,
+                refused=self._connection.refused,
                 suspended=core.suspended,
                 drained=core.drained,
                 draining=None if since is None else now - since,
@@ -315,22 +320,8 @@ class Service:
         self.post(on.Fenced(session))
         self.on_session()
 
-    async def _write(self, result: wire.Finished) -> None:
-        error = ""
-        try:
-            await asyncio.to_thread(self._spool.write, result)
-        except OSError as failed:
-            error = told(failed)
-        self.post(on.Spooled(result.token, error))
-
     async def _probe(self) -> None:
         self.post(on.Probed(await asyncio.to_thread(probe, self._written)))
-
-    async def _drop(self, token: int) -> None:
-        try:
-            await asyncio.to_thread(self._spool.drop, token)
-        except OSError as error:
-            log.warning("spool: an answered result stays: %s", error)
 
     def _stop(self, effect: do.Stop) -> None:
         if not self._stopped.done():
@@ -340,12 +331,19 @@ class Service:
     # -- background ----------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         at = self._core.wake_at()
-        if at is not None:
-            self._timer = self._loop.call_later(max(0.0, at - boottime()), self.post, on.Tick())
+        if at is None:
+            return  # a tick too many does no harm
+        when = self._loop.time() + max(0.0, at - boottime())
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return  # likewise: at its tick the next one is set
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.post(on.Tick())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

@@ -11,7 +11,9 @@ import json
 import os
 import socket
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from flow.errors import ConfigError, FlowError
@@ -94,20 +96,55 @@ def write_durably(path: Path, content: bytes) -> None:
 
     Raises OSError, and then what was written of it takes up no room on a disk that has none.
     """
-    new = path.with_name(path.name + ".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    for error in write_all_durably({path: content}).values():
+        raise error
+
+
+def write_all_durably(contents: Mapping[Path, bytes]) -> dict[Path, OSError]:
+    """:func:`write_durably` for files of one folder, for little more than one costs: the first
+    fsync brings most of the others' to disk as well. Returns what could not be written."""
+    opened: dict[Path, int] = {}
+    failed: dict[Path, OSError] = {}
+
+    def attempt(path: Path, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except OSError as error:
+            _new(path).unlink(missing_ok=True)
+            # write(2) does not know the name of what it writes to.
+            failed[path] = OSError(error.errno, error.strerror, str(path))
+
+    def replace(path: Path, descriptor: int) -> None:
+        os.fsync(descriptor)
+        _new(path).replace(path)
+
     try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        # write(2) does not know the name of what it writes to.
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    sync_directory(path.parent)
+        for path, content in contents.items():
+            attempt(path, partial(_write_new, path, content, opened))
+        for path in contents.keys() - failed.keys():
+            attempt(path, partial(replace, path, opened[path]))
+    finally:
+        for descriptor in opened.values():
+            os.close(descriptor)
+    for folder in {path.parent for path in contents.keys() - failed.keys()}:
+        try:
+            sync_directory(folder)
+        except OSError as error:
+            failed |= {path: error for path in contents if path.parent == folder}
+    return failed
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def _write_new(path: Path, content: bytes, opened: dict[Path, int]) -> None:
+    """Write what is to take the place of *path*; its descriptor goes into *opened*."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    descriptor = opened[path] = os.open(_new(path), flags, 0o600)
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def sync_directory(path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
-from agent.session import sync_directory, write_durably
+from agent.session import sync_directory, write_all_durably
 from flow import wire
 from flow.errors import MessageError
 
@@ -18,9 +19,12 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def write(self, result: wire.Finished) -> None:
-        """Put *result* on disk; it is safe there on return. Raises OSError."""
-        write_durably(self._file(result.token), wire.encode(result))
+    def write(self, results: Iterable[wire.Finished]) -> dict[int, OSError]:
+        """Put *results* on disk; they are safe there on return. What could not be written is
+        returned, by token."""
+        contents = {self._file(result.token): wire.encode(result) for result in results}
+        failed = write_all_durably(contents)
+        return {int(file.stem): error for file, error in failed.items()}
 
     def drop(self, token: int) -> None:
         """Forget an answered result. One that reappears after a crash is answered again."""

@@ -85,6 +85,10 @@ class Cgroup:
             except OSError as error:
                 raise SystemExit(f"keeper: cannot leave the cgroup of a task: {error}") from error
 
+    def admit(self, pid: int) -> None:
+        """Move *pid*, which has forked nothing yet, here. Raises OSError."""
+        write(f"{self.path}/cgroup.procs", str(pid))
+
     def hold(self, limits: Mapping[str, str]) -> str:
         """Write *limits*, values by file; return what could not be written, or ``""``."""
         for file, value in limits.items():

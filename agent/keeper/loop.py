@@ -15,14 +15,18 @@ import time
 from typing import TYPE_CHECKING
 
 from agent import processes
+from agent.keeper.births import Command
 from agent.keeper.channel import Channel
 from agent.keeper.spawn import SpawnError
 from agent.keeper.trees import Trees
+from agent.keeper.zygote import Start
+from agent.keeper.zygotes import Zygotes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
     from typing import Any
 
+    from agent.keeper.standby import Standby
     from agent.keeper.task import Task
 
 #: Longest wait, in seconds, while a deadline is set: the overrun after a suspend.
@@ -48,6 +52,7 @@ class Loop:
     ) -> None:
         self._channel = channel
         self._trees = Trees(state_id, wall, cgroups)
+        self._zygotes = Zygotes(self._trees, self._launch, self._tell)
         self._held: dict[int, list[int]] = {}  # by token: open while anything of it lives
         self._session = session
         self._boottime = boottime
@@ -65,7 +70,9 @@ class Loop:
         poll.register(agent_pidfd, select.POLLIN)
         poll.register(wakeup_fd, select.POLLIN)
         self._tell({"is": "ready"})
+        listening: set[int] = set()
         while True:
+            listening = self._listen(poll, listening)
             ready = dict(poll.poll(self._wait_ms()))
             if wakeup_fd in ready:
                 os.read(wakeup_fd, 4096)
@@ -76,6 +83,7 @@ class Loop:
                 # was up, as in a keeper that was stopped, it returns without another look, and a
                 # newer deadline may be waiting.
                 self._obey()
+            self._hear_zygotes(ready)
             if self._agent_gone and self._channel.fileno() >= 0:
                 poll.unregister(self._channel)
                 poll.unregister(agent_pidfd)
@@ -89,6 +97,23 @@ class Loop:
                 events = select.POLLIN | (select.POLLOUT if self._channel.unsent else 0)
                 poll.modify(self._channel, events)
 
+    def _listen(self, poll: select.poll, listening: set[int]) -> set[int]:
+        """Have *poll* look at the zygotes that there are now; return their descriptors."""
+        wanted = {zygote.fileno() for zygote in self._zygotes}
+        for fd in listening - wanted:
+            # Closed by now; what has got its number since is none of poll's business.
+            poll.unregister(fd)
+        for fd in wanted:
+            poll.register(fd, select.POLLIN)
+        return wanted
+
+    def _hear_zygotes(self, ready: Container[int]) -> None:
+        now = self._boottime()
+        for zygote in self._zygotes:
+            if zygote.fileno() in ready:
+                self._zygotes.hear(zygote, now)
+        self._zygotes.tidy(now)
+
     # -- time and children ---------------------------------------------------------------------
 
     def _turn(self) -> None:
@@ -97,7 +122,9 @@ class Loop:
         self._trees.enforce_timeouts(self._boottime())
         for task in self._trees.sweep(self._boottime()):
             self._let_go(task.token)
-            if not task.lapsed:
+            if self._zygotes.has(task.token):
+                self._zygotes.proven_dead(task.token)
+            elif not task.lapsed:
                 self._report_exit(task)
         if self._unproven is not None and not any(
             task.lapsed for task in self._trees.tasks.values()
@@ -111,7 +138,7 @@ class Loop:
     def _wait_ms(self) -> float | None:
         """How long poll may sleep; None is for ever."""
         now = self._boottime()
-        moments = [self._deadline, self._trees.next_event(now)]
+        moments = [self._deadline, self._trees.next_event(now), self._zygotes.next_event()]
         if self._deadline is not None:
             moments.append(now + NAP)
         if self._closing and not self._trees.tasks:
@@ -133,8 +160,12 @@ class Loop:
         for task in doomed:
             task.lapsed = True
         self._trees.kill_at_once(doomed, "lease lapsed", self._boottime())
-        tokens = [task.token for task in doomed]
+        waiting = self._zygotes.abandon()
+        tokens = [task.token for task in doomed if not self._zygotes.has(task.token)]
+        tokens += [start.token for start in waiting if not start.message["keep"]]
         self._tell({"is": "lapsed", "session": self._session, "tokens": tokens})
+        for start in waiting:
+            self._refuse(start, "the lease lapsed", tell=start.message["keep"])
 
     def _report_exit(self, task: Task) -> None:
         status = 0 if task.status is None else task.status
@@ -172,15 +203,14 @@ class Loop:
             case "start":
                 # What follows may take a while for each of many: the lease is looked at each time.
                 self._check_deadline()
-                try:
-                    self._start(message, fd)
-                finally:
-                    if fd is not None:
-                        os.close(fd)
+                self._start(message, fd)
             case "hold":
                 if fd is not None:
                     self._held.setdefault(message["token"], []).append(fd)
             case "kill":
+                waiting = self._zygotes.withdraw(message["token"])
+                if waiting is not None:  # there is nothing to kill yet, and no end to be told of
+                    self._launch(waiting, None)
                 task = self._trees.tasks.get(message["token"])
                 if task is not None:
                     now = self._boottime()
@@ -208,17 +238,29 @@ class Loop:
 
     def _start(self, message: dict[str, Any], fd: int | None) -> None:
         token = message["token"]
+        if fd is None:
+            problem = "this node has too many open files: no room for the task's output"
+            self._tell({"is": "start_failed", "token": token, "reason": problem})
+            self._let_go(token)
+            return
+        start = Start(message, fd, self._boottime())
+        if self._closing or self._lapsed:
+            why = "the agent is stopping" if self._closing else "the lease lapsed"
+            self._refuse(start, why)
+        elif token in self._trees.tasks or self._zygotes.waits(token):
+            os.close(fd)
+            problem = f"token {token} has a process already"
+            self._tell({"is": "start_failed", "token": token, "reason": problem})
+        elif not (message["warm"] and self._zygotes.take(start, self._session, start.at)):
+            self._launch(start, None)
+
+    def _launch(self, start: Start, standby: Standby | None) -> None:
+        """Start it, as *standby* or anew. Raises StandbyGone, and then nothing is done yet."""
+        message, token = start.message, start.token
         try:
-            if self._closing or self._lapsed:
-                why = "the agent is stopping" if self._closing else "the lease lapsed"
-                raise SpawnError(f"{why}: nothing starts in session {self._session} any more")
-            if token in self._trees.tasks:
-                raise SpawnError(f"token {token} has a process already")
-            if fd is None:
-                raise SpawnError("this node has too many open files: no room for the task's output")
             task = self._trees.start(
                 token,
-                (message["argv"], message["env"], message["cwd"], fd),
+                Command(message["argv"], message["env"], message["cwd"], start.fd, standby=standby),
                 session=self._session,
                 keep=message["keep"],
                 timeout=message["timeout"],
@@ -227,13 +269,21 @@ class Loop:
                 limits=message["limits"],
             )
         except SpawnError as error:
-            if token not in self._trees.tasks:
-                self._let_go(token)
+            self._let_go(token)
             self._tell({"is": "start_failed", "token": token, "reason": str(error)})
         else:
             self._tell(
                 {"is": "started", "token": token, "pid": task.pid, "started_at": self._wall()}
             )
+        os.close(start.fd)
+
+    def _refuse(self, start: Start, why: str, *, tell: bool = True) -> None:
+        """Nothing starts any more; unless *tell*, the agent has been told already."""
+        os.close(start.fd)
+        self._let_go(start.token)
+        if tell:
+            reason = f"{why}: nothing starts in session {self._session} any more"
+            self._tell({"is": "start_failed", "token": start.token, "reason": reason})
 
     def _let_go(self, token: int) -> None:
         """Nothing of the task is left: give back what is held open for it."""
@@ -251,6 +301,8 @@ class Loop:
     def _close(self, reason: str) -> None:
         if not self._closing:
             self._closing = True
+            for start in self._zygotes.abandon():
+                self._refuse(start, reason)
             self._trees.kill_at_once(self._trees.tasks.values(), reason, self._boottime())
 
 

@@ -17,29 +17,32 @@ class SpawnError(Exception):
     """The process could not be started; the message says why and what to do."""
 
 
-def spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str, output_fd: int) -> int:
+def spawn(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    output_fd: int,
+    input_fd: int | None = None,
+) -> int:
     """Start *argv* in a session of its own and return its pid.
 
-    stdin is /dev/null, stdout and stderr are *output_fd*, every other descriptor is closed (they
-    are all close-on-exec here), all signals are at their defaults and unblocked. posix_spawn knows
-    no directory, so this single-threaded process goes there itself for a moment. Raises SpawnError.
+    stdin is *input_fd*, or /dev/null; stdout and stderr are *output_fd*, every other descriptor is
+    closed (they are all close-on-exec here), all signals are at their defaults and unblocked.
+    posix_spawn knows no directory, so this single-threaded process goes there itself for a moment.
+    Raises SpawnError.
     """
     if not argv:
         raise SpawnError("command: expected a program and its arguments, got an empty list")
-    try:
-        os.chdir(cwd)
-    except (OSError, ValueError) as error:
-        raise SpawnError(
-            f"cwd: expected a directory that exists on this node, got {cwd!r} ({_text(error)}); "
-            "create it or change cwd"
-        ) from error
+    _go(cwd)
     try:
         return os.posix_spawn(
             _find(argv[0], env),
             list(argv),
             env,
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)
+                if input_fd is None
+                else (os.POSIX_SPAWN_DUP2, input_fd, 0),
                 (os.POSIX_SPAWN_DUP2, output_fd, 1),
                 (os.POSIX_SPAWN_DUP2, output_fd, 2),
             ],
@@ -51,6 +54,22 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str, output_fd: int)
         raise SpawnError(_explain(argv[0], env, error)) from error
     finally:
         os.chdir("/")  # do not hold a file system that someone wants to unmount
+
+
+def look_at(cwd: str) -> None:
+    """Raises SpawnError, as :func:`spawn` would, when a task cannot be started in *cwd*."""
+    _go(cwd)
+    os.chdir("/")
+
+
+def _go(cwd: str) -> None:
+    try:
+        os.chdir(cwd)
+    except (OSError, ValueError) as error:
+        raise SpawnError(
+            f"cwd: expected a directory that exists on this node, got {cwd!r} ({_text(error)}); "
+            "create it or change cwd"
+        ) from error
 
 
 def _find(program: str, env: Mapping[str, str]) -> str:

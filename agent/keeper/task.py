@@ -12,6 +12,7 @@ class Task:
     """One started task, from its start until its tree is proven dead."""
 
     __slots__ = (
+        "alone",
         "cgroup",
         "cpu",
         "doomed_at",
@@ -59,6 +60,7 @@ class Task:
         self.lapsed = False
         self.doomed_at: float | None = None  # since when its processes get SIGKILL
         self.reported = False
+        self.alone = False  # what leaves neither session nor environment behind is none of its
 
     def doomed(self, now: float) -> bool:
         """Whether everything of it that is alive is to die at once."""

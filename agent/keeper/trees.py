@@ -21,12 +21,14 @@ import signal
 from typing import TYPE_CHECKING
 
 from agent import processes
-from agent.keeper.cgroups import Cgroup, name_of, token_of
-from agent.keeper.spawn import SpawnError, spawn
+from agent.keeper.births import Births
+from agent.keeper.cgroups import token_of
 from agent.keeper.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from agent.keeper.births import Command
 
 #: Rounds in one sweep: enough to catch a process that forks and exits faster than we look.
 _ROUNDS = 200
@@ -46,6 +48,7 @@ class Trees:
         self.tasks: dict[int, Task] = {}
         self._state_id = state_id
         self._wall = wall
+        self._births = Births(state_id, cgroups)
         self._cgroups = cgroups
         self._mains: dict[int, Task] = {}  # by pid, until reaped
         self._sessions: dict[int, Task] = {}  # by session id, until finished
@@ -54,7 +57,7 @@ class Trees:
     def start(
         self,
         token: int,
-        command: tuple[Sequence[str], Mapping[str, str], str, int],
+        command: Command,
         *,
         session: int,
         keep: bool,
@@ -63,45 +66,27 @@ class Trees:
         now: float,
         limits: Mapping[str, str] | None = None,
     ) -> Task:
-        """Start a task: ``command`` is (argv, env, cwd, output descriptor), ``limits`` are values
-        by files of its cgroup. Raises SpawnError."""
-        argv, env, cwd, output_fd = command
-        marks = {
-            processes.MARK: processes.mark(self._state_id, session),
-            processes.TOKEN: str(token),
-        }
-        variables = {**env, **marks}
-        variables.pop(processes.KEEPER, None)
-        cgroup, pid = self._bear(
-            name_of(self._state_id, session, token), lambda: spawn(argv, variables, cwd, output_fd)
-        )
+        """Start a task; ``limits`` are values by files of its cgroup. Raises SpawnError, and
+        StandbyGone when the standby that is to be it is of no use any more."""
+        cgroup, pid = self._births.bear(token, session, command)
         task = Task(token, pid, keep=keep, timeout=timeout, grace=grace, now=now, cgroup=cgroup)
-        self.tasks[token] = self._mains[pid] = self._sessions[pid] = task
         problem = cgroup.hold(limits or {}) if cgroup else ""
+        if not problem:
+            self._births.begin(token, session, command, cgroup)
+        self._adopted.pop(pid, None)
+        self.tasks[token] = self._mains[pid] = self._sessions[pid] = task
         if problem:
-            self.kill(task, 0.0, f"it cannot be held to its limits: {problem}", now)
+            self.kill_at_once([task], f"it cannot be held to its limits: {problem}", now)
+            if command.standby is not None:
+                command.standby.close()
         return task
 
-    def _bear(self, name: str, spawn_it: Callable[[], int]) -> tuple[Cgroup | None, int]:
-        """A new process, in a cgroup of its own where there are any. Raises SpawnError."""
-        if not self._cgroups:
-            return None, spawn_it()
-        try:
-            cgroup = Cgroup.make(self._cgroups, name)
-        except OSError as error:
-            raise SpawnError(
-                f"this node could not make a cgroup for the task: {error.strerror}"
-            ) from error
-        try:
-            return cgroup, cgroup.bear(spawn_it)
-        except OSError as error:
-            cgroup.remove()
-            raise SpawnError(
-                f"this node could not start the task in a cgroup: {error.strerror}"
-            ) from error
-        except SpawnError:
-            cgroup.remove()
-            raise
+    def leaves_orphans(self, task: Task) -> bool:
+        """Whether something that *task* has started is a child of this process by now. Unless it
+        is, or might be, a task that starts nothing from now on is ``alone``."""
+        owners, settled = self._owners()
+        task.alone = settled and None not in owners.values()
+        return task.token in owners.values()
 
     def kill(self, task: Task, grace: float, reason: str, now: float) -> None:
         """TERM now, KILL after *grace*. Only the first reason counts, only an earlier KILL.
@@ -300,7 +285,8 @@ class Trees:
     def _doomed(self, owners: Mapping[int, int | None], now: float) -> set[int]:
         """The orphans to kill now."""
         doomed = {task.token for task in self.tasks.values() if task.doomed(now)}
-        nobody = bool(doomed) or not self.tasks
+        alone = {task.token for task in self.tasks.values() if task.alone}
+        nobody = bool(doomed - alone) or not self.tasks
         return {
             pid
             for pid, token in owners.items()
@@ -309,9 +295,11 @@ class Trees:
 
     def _finish(self, ending: Iterable[Task], owners: set[int | None]) -> list[Task]:
         """Forget and return those of *ending* that no orphan may belong to."""
-        if None in owners:
-            return []
-        finished = [task for task in ending if task.token not in owners and _emptied(task)]
+        finished = [
+            task
+            for task in ending
+            if task.token not in owners and (task.alone or None not in owners) and _emptied(task)
+        ]
         for task in finished:
             del self.tasks[task.token]
             if self._sessions.get(task.pid) is task:

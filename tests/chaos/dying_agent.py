@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,12 +21,16 @@ from flow.cli.agent import main as flow_agent
 class DyingSpool(Spool):
     """As its base, but fatal."""
 
-    def write(self, result: wire.Finished) -> None:
-        super().write(result)
-        flag = Path(os.environ["CHAOS_DIED"]) / str(result.token)
-        if not flag.exists():
+    def write(self, results: Iterable[wire.Finished]) -> dict[int, OSError]:
+        written = tuple(results)
+        failed = super().write(written)
+        new = [Path(os.environ["CHAOS_DIED"]) / str(result.token) for result in written]
+        new = [flag for flag in new if not flag.exists()]
+        for flag in new:
             flag.write_text(str(time.clock_gettime(time.CLOCK_BOOTTIME)))
+        if new:
             os.kill(os.getpid(), signal.SIGKILL)
+        return failed
 
 
 def main() -> int:

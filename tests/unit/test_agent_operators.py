@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.operators import DEFAULT_PATH, CannotPrepare, Command, NotHere, Preparer
+from agent.gpus import Gpus
+from agent.operators import (
+    DEFAULT_PATH,
+    CannotPrepare,
+    Command,
+    NotHere,
+    Preparer,
+    remove_quickly,
+)
 from agent.service import default_name
 from flow import wire
 from flow.errors import FlowError
@@ -94,6 +103,71 @@ def test_a_given_directory_is_used_with_its_tilde_expanded(
     command = prepare(tmp_path, arguments={"command": ":", "cwd": cwd})
     assert (command.cwd, command.private) == (expected, None)
     assert list(tmp_path.iterdir()) == []
+
+
+PYTHON = {"operator": "python", "dag_file": "x.py"}
+
+
+def prepare_warm(tmp_path: Path, token: int = 77, *, warm: bool = True, **fields: Any) -> Command:
+    (tmp_path / "work").mkdir(exist_ok=True)
+    gpus = Gpus(ids=("0", "1"))
+    preparer = Preparer("node1", AGENT, tmp_path / "work", (), None, gpus=gpus, warm=warm)
+    grant = wire.Grant(session=1, task_instance_id=token, try_number=2, token=token)
+    return preparer.prepare(task(token, 2, **{**PYTHON, **fields}), grant, tmp_path / "dags")
+
+
+def test_python_tasks_of_a_file_differ_in_what_is_their_own_alone(tmp_path: Path) -> None:
+    one, two = (
+        prepare_warm(tmp_path, token, run_id=f"run{token}", task_id=f"t{token}", queue=f"q{token}")
+        for token in (77, 78)
+    )
+    assert one.warm is not None
+    assert one.warm == two.warm
+    assert one.env != two.env
+    common = [
+        {name: text for name, text in command.env.items() if name not in one.warm.own}
+        for command in (one, two)
+    ]
+    assert common[0] == common[1]
+    assert common[0].keys() == {"PATH", "HOME", "LANG", "FLOW_AGENT", "FLOW_DAG_FOLDER"}
+    assert "CUDA_VISIBLE_DEVICES" in one.warm.own, "each task gets devices of its own"
+    assert json.loads(one.warm.about) == {
+        "folder": str(tmp_path / "dags"),
+        "file": "x.py",
+        "setting": "[agent] python",
+        "own": list(one.warm.own),
+        "empty": True,
+    }
+    assert Path(one.warm.cwd) == tmp_path / "warm", "beside what is removed with tasks"
+    assert Path(one.warm.cwd).is_dir()
+
+
+def test_a_given_directory_is_where_the_file_is_read_as_well(tmp_path: Path) -> None:
+    command = prepare_warm(tmp_path, arguments={"cwd": str(tmp_path)})
+    assert command.warm is not None
+    assert command.warm.cwd == command.cwd == str(tmp_path)
+    assert json.loads(command.warm.about)["empty"] is False
+
+
+def test_no_other_tasks_are_warm_and_none_where_that_is_turned_off(tmp_path: Path) -> None:
+    assert prepare_warm(tmp_path, warm=False).warm is None
+    assert prepare_warm(tmp_path, dag_file=None).warm is None
+    assert prepare(tmp_path, arguments={"command": ":"}).warm is None
+
+
+def test_a_folder_is_removed_at_once_unless_the_task_has_left_something(tmp_path: Path) -> None:
+    folder = tmp_path / "7"
+    known = (folder / "job.json", folder / "socket")
+    assert remove_quickly(folder, known), "it is gone already"
+    folder.mkdir()
+    known[0].touch()
+    assert remove_quickly(folder, known)
+    assert not folder.exists()
+    folder.mkdir()
+    known[0].touch()
+    (folder / "left").touch()
+    assert not remove_quickly(folder, known)
+    assert [path.name for path in folder.iterdir()] == ["left"]
 
 
 def test_an_agent_without_a_path_uses_the_usual_one(tmp_path: Path) -> None:
