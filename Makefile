@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME PYTHONWARNINGS
 unexport FLOW_DATABASE_URL FLOW_LOGS_FOLDER
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kill test test-nodes test-vm chaos chaos-full mutants lint lint-ansible format venv services clean
+.PHONY: help demo demo-kill test test-nodes test-vm chaos chaos-full bench mutants lint lint-ansible format venv services clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -51,6 +51,11 @@ chaos-full: venv services ## The same with the default leases and outages: about
 	@$(PY) -m compileall -q flow dispatcher agent
 	@$(PY) -m tests.chaos --full $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
 	$(if $(ONLY),,@$(PY) -m tests.sim --seeds 100000 --complete)
+
+bench: venv services ## Measure flow, its peers and the machine's limits; ONLY="W1 W6", OUT=folder
+	@$(PY) -m compileall -q flow dispatcher agent bench
+	@$(PY) -m bench.peers.setup celery airflow || echo "bench: going on without what is missing" >&2
+	@$(PY) -m bench $(ONLY) $(if $(RUNS),--runs $(RUNS)) $(if $(OUT),--out $(OUT))
 
 mutants: venv services ## Break one rule after the other, and see that tests and simulator notice
 	@$(PY) -m tests.services run -- $(PY) -m tests.mutants

@@ -1,0 +1,1 @@
+"""What runs in Airflow's environment: the client that makes DAG runs and reads their times."""

@@ -1,0 +1,1 @@
+"""What runs in Celery's environment: the app with its tasks, and the client that gives orders."""

@@ -1,0 +1,1 @@
+"""What is measured. Each module yields samples of one turn."""
