@@ -27,7 +27,7 @@ from dispatcher.store import Store, migrate, open_database
 from dispatcher.store.reader import Reader
 from flow import topology, wire
 from flow.cli.wakesocket import listening
-from flow.config import Config
+from flow.config import Config, DispatcherSettings
 from flow.errors import ConfigError, FlowError
 from flow.topology import QueueSpec
 from flow.transport.memory import MemoryBroker
@@ -74,7 +74,7 @@ class Embedded:
         self._hurry = hurry
         self._schedules = schedules
         self._loop = asyncio.get_running_loop()
-        self._broker = MemoryBroker(slots=config.agent.slots, on_declare=self._declared)
+        self._broker = MemoryBroker(on_declare=self._declared)
         self._database = open_database(config.database.url.reveal())
         self._on_reader = StoreThread("flow-commands")
         self._exits = contextlib.AsyncExitStack()
@@ -156,8 +156,9 @@ class Embedded:
 
     def _start_dispatcher(self) -> asyncio.Task[None]:
         store = Store(open_database(self._config.database.url.reveal()))
+        config = replace(self._config, dispatcher=_for_all(self._config))
         dispatcher = Dispatcher(
-            self._config, self._broker, store, on_scan=self._on_scan, schedules=self._schedules
+            config, self._broker, store, on_scan=self._on_scan, schedules=self._schedules
         )
         return self._watched(dispatcher.run())
 
@@ -281,6 +282,14 @@ class Scan:
         while dag_id not in self.dags and not self.complete:
             self._changed.clear()
             await self._changed.wait()
+
+
+def _for_all(config: Config) -> DispatcherSettings:
+    """A dispatcher's settings with which all agents share the slots of one: no more tasks than
+    these are queued or running, and none is queued that no agent has a slot for."""
+    wanted = config.dispatcher.parallelism or config.agent.slots
+    most = min(wanted, config.agent.slots)
+    return replace(config.dispatcher, parallelism=most, lookahead=0)
 
 
 def agent_name(queue: str) -> str:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from flow.errors import TransportError, Unroutable
-from flow.topology import EXCHANGES, MAX_KEY_BYTES, TASKS, QueueSpec
-from flow.transport.memoryqueue import BURST, Consumer, Queue, Shared
+from flow.topology import EXCHANGES, MAX_KEY_BYTES, QueueSpec
+from flow.transport.memoryqueue import BURST, Consumer, Queue
 from flow.transport.port import Delivery, Publication
 
 
@@ -24,20 +24,16 @@ class MemoryBroker:
     """Where links inside one process come from.
 
     *on_declare* is called, in a later turn of the event loop, for every queue that comes to be.
-    *slots*: of all task queues together at most so many messages are unacknowledged. An agent
-    acknowledges a task when it has ended, so all agents on this broker share that many slots.
     """
 
     def __init__(
         self,
         *,
         user: str = "guest",
-        slots: int | None = None,
         on_declare: Callable[[QueueSpec], None] | None = None,
     ) -> None:
         self.user = user
         self.queues: dict[str, Queue] = {}
-        self.tasks = Shared(slots)
         self._positions = itertools.count()
         self._on_declare = on_declare
 
@@ -59,8 +55,7 @@ class MemoryBroker:
             raise TransportError(f"{where}: expected an exchange of flow's, got {spec.exchange!r}")
         queue = self.queues.get(spec.name)
         if queue is None:
-            shared = self.tasks if spec.exchange == TASKS else Shared(None)
-            queue = Queue(spec, link if spec.exclusive else None, shared)
+            queue = Queue(spec, link if spec.exclusive else None)
             self.queues[spec.name] = queue
             if self._on_declare is not None:
                 asyncio.get_running_loop().call_soon(self._on_declare, spec)

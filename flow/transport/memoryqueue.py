@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,40 +28,12 @@ class _Message:
     redelivered: bool = False
 
 
-class Shared:
-    """A prefetch that several queues have in common; ``None``: no limit."""
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._held = 0
-        self._queues: list[Queue] = []
-
-    def add(self, queue: Queue) -> None:
-        self._queues.append(queue)
-
-    @property
-    def has_room(self) -> bool:
-        return self._limit is None or self._held < self._limit
-
-    def take(self) -> None:
-        self._held += 1
-
-    def give_back(self, count: int) -> None:
-        """Whoever has waited longest goes first."""
-        self._held -= count
-        if self._limit is not None:
-            for queue in sorted(self._queues, key=lambda each: each.oldest):
-                queue.pump_soon()
-
-
 class Queue:
     """One queue with its bindings and consumers."""
 
-    def __init__(self, spec: QueueSpec, owner: object | None, shared: Shared) -> None:
+    def __init__(self, spec: QueueSpec, owner: object | None) -> None:
         self.spec = spec
         self.owner = owner
-        self.shared = shared
-        shared.add(self)
         self._bindings: set[tuple[str, tuple[str, ...]]] = set()
         self._ready: deque[_Message] = deque()
         self._ready_bytes = 0
@@ -113,11 +84,6 @@ class Queue:
         self._drop_expired()
         return len(self._ready)
 
-    @property
-    def oldest(self) -> float:
-        """The position of what is next; a queue without anything comes last."""
-        return self._ready[0].position if self._ready else math.inf
-
     async def settled(self) -> None:
         if not self._is_at_rest:
             future: asyncio.Future[None] = self._loop.create_future()
@@ -152,12 +118,10 @@ class Queue:
         for message in consumer.held.values():
             message.redelivered = True
             self._ready_bytes += len(message.publication.body)
-        returned = len(consumer.held)
         in_order = heapq.merge(consumer.held.values(), self._ready, key=lambda each: each.position)
         self._ready = deque(in_order)
         consumer.held.clear()
         self._drop_surplus()
-        self.shared.give_back(returned)
         self.pump_soon()
 
     def pump_soon(self) -> None:
@@ -170,12 +134,11 @@ class Queue:
         self._pumping = False
         for _ in range(BURST):
             self._drop_expired()
-            if not self._ready or not self.shared.has_room:
+            if not self._ready:
                 break
             consumer = self._next_consumer()
             if consumer is None:
                 break
-            self.shared.take()
             consumer.deliver(self._take_head())
         else:
             self.pump_soon()
@@ -237,7 +200,6 @@ class Consumer:
         for open_tag in settled:
             del self.held[open_tag]
         if settled:
-            self.queue.shared.give_back(len(settled))
             self.queue.pump_soon()
 
 

@@ -232,7 +232,7 @@ def test_only_the_given_queues_are_served(home: Home) -> None:
 
     def second_waits() -> bool:
         row = home.listing("tasks", "list", run_id)[1]
-        return (row["state"], row["reason"]) == ("queued", "queue q2: 0 agents")
+        return (row["state"], row["reason"]) == ("scheduled", "queue q2: 0 agents")
 
     until(second_waits)
 

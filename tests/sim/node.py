@@ -51,7 +51,7 @@ class Node:
         self.gpus: tuple[str, ...] = world.gpus
         self.gpus_elsewhere: set[str] = set()
         """Those that another agent of the machine uses."""
-        self.untold = world.rng.random() < 0.15
+        self.untold = world.rng.random() < world.untold
         """Its agent is of a release that cannot be told what people want of it."""
         self.disk = Disk()
         self.host = Host(world.schedule, world.rng, world.broker)

@@ -86,6 +86,8 @@ STEPS: dict[str, Setup] = {
 RELEASES = frozenset({"release sent", "release read"})
 #: Steps that need tasks which run for a while.
 LASTING = frozenset({"adopted", "wished", "stop received", "lapse"})
+#: Steps of tasks that come as messages: mostly of agents that are handed none.
+DELIVERED = frozenset({"adopted"})
 #: Faults that cannot follow a step, and why.
 IMPOSSIBLE: dict[tuple[str, str], str] = {
     ("alarm", "blocked"): "publishers are blocked while there is an alarm already",

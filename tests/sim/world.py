@@ -23,7 +23,7 @@ from tests.sim.ledger import Ledger, Violation
 from tests.sim.messages import Out
 from tests.sim.node import Node
 from tests.sim.oracle import Oracle
-from tests.sim.plan import LASTING, RELEASES
+from tests.sim.plan import DELIVERED, LASTING, RELEASES
 from tests.sim.process import Process
 from tests.sim.schedule import Schedule
 from tests.sim.tampering import Tampering
@@ -102,6 +102,9 @@ class World:
         self.disturbances = 0
         """Faults that are not healed yet."""
         self.wall_offset = 0.0
+        self.untold = 0.7 if steps & DELIVERED else 0.15
+        """How likely an agent is of a release that cannot be told what people want of it, and
+        that is handed no tasks."""
         self.nodes = [
             Node(self, "a1", ("q1",), home="m1"),
             Node(self, "a2", ("q1", "q2"), home="m2"),
