@@ -36,10 +36,17 @@ STEPS: dict[str, Setup] = {
     "task published": _OFTEN,
     "delivered": _OFTEN,
     "adopted": Setup(
+        # What was delivered before goes to whoever serves the queue, and that is mostly another.
         (
             ("link cut", 0.0, "process started"),
             ("link cut", 0.0, "started sent"),
+            ("link cut", 0.0, "heartbeat sent"),
+            ("link cut", 0.0, "heartbeat sent"),
+            ("link cut", 0.0, "heartbeat confirmed"),
+            ("link cut", 0.0, "heartbeat confirmed"),
             ("link cut", 0.0, "grant received"),
+            ("link cut", 0.0, ""),
+            ("link cut", 0.0, ""),
             ("link cut", 0.0, ""),
         )
     ),

@@ -102,7 +102,7 @@ class World:
         self.disturbances = 0
         """Faults that are not healed yet."""
         self.wall_offset = 0.0
-        self.untold = 0.7 if steps & DELIVERED else 0.15
+        self.untold = 0.95 if steps & DELIVERED else 0.15
         """How likely an agent is of a release that cannot be told what people want of it, and
         that is handed no tasks."""
         self.nodes = [
