@@ -14,6 +14,8 @@ from tests.chaos.workload import LedgerTask, short_tasks
 from tests.chaos.world import Chaos
 
 QUEUE = "flow.q.q1"
+#: Nobody serves it before the broker is back.
+UNSERVED = "q9"
 #: Takes one consumer out of a quorum queue's state, as if the queue had forgotten it: neither its
 #: channel nor its client is told.
 _FORGET = """
@@ -36,13 +38,15 @@ def queue_deleted(chaos: Chaos) -> Outcome:
     chaos.write_ledger_dag("work", [*held, *short])
     run = chaos.trigger("work")
     chaos.alive(2)
-    chaos.until(lambda: chaos.broker.messages()[QUEUE] > 2, "messages wait in the queue")
+    chaos.until(lambda: chaos.broker.messages()[QUEUE] == 2, "the queue has what runs")
     deleted_at = chaos.fault()
     chaos.broker.api("DELETE", f"/queues/{quote(chaos.broker.vhost)}/{QUEUE}")
     chaos.open("one")
     done = chaos.until(lambda: _finished(chaos) == 9, "all tasks but one have run", 60.0)
     chaos.open("two")
     chaos.wait_terminal(run)
+    # Those were handed over: whether the queue is of use is seen by what nobody has just ended.
+    chaos.wait_terminal(chaos.trigger("work"))
     return Outcome(recovery=done - deleted_at, detail="made again by the agent")
 
 
@@ -112,7 +116,7 @@ def short_outage(chaos: Chaos, end: Callable[[Chaos], None], *, erase: bool = Fa
     end(chaos)
     back_at = _come_back(chaos, erase=erase)
     chaos.alive(4)
-    chaos.open("go")
+    _serve_the_rest(chaos)
     done = chaos.wait_terminal(run, within=90.0)
     return Outcome(recovery=done - back_at, detail=f"away for {back_at - fault_at:.0f} s")
 
@@ -127,24 +131,33 @@ def long_outage(chaos: Chaos, *, erase: bool = False) -> Outcome:
     chaos.lasts(left, lambda: not live_on(chaos, 1), "nothing runs")
     back_at = _come_back(chaos, erase=erase)
     chaos.alive(4, within=90.0)
-    chaos.open("go")
+    _serve_the_rest(chaos)
     done = chaos.wait_terminal(run, within=90.0)
     detail = f"away for {back_at - fault_at:.0f} s"
     return Outcome(recovery=done - back_at, detail=detail, reruns_allowed=4)
 
 
 def _busy(chaos: Chaos) -> str:
-    """Two agents whose slots are taken, and more tasks behind; the run."""
+    """Two agents whose slots are taken, more tasks behind, and messages in a queue that nobody
+    serves; the run."""
     chaos.start_dispatcher()
     for name in ("node1", "node2"):
         chaos.start_agent(name, "q1", slots=2)
     gate = chaos.gate("go")
     held = [LedgerTask(task_id=f"held{number}", until=gate, weight=9) for number in range(4)]
-    chaos.write_ledger_dag("work", [*held, *short_tasks(8, "q1")])
+    others = [LedgerTask(task_id=f"other{number}", queue=UNSERVED) for number in range(4)]
+    chaos.write_ledger_dag("work", [*held, *short_tasks(8, "q1"), *others])
     run = chaos.trigger("work")
     chaos.alive(4)
-    chaos.until(lambda: chaos.broker.messages()[QUEUE] > 4, "messages wait in the queue")
+    chaos.until(
+        lambda: chaos.broker.messages().get(f"flow.q.{UNSERVED}", 0) > 0, "messages wait in a queue"
+    )
     return run
+
+
+def _serve_the_rest(chaos: Chaos) -> None:
+    chaos.start_agent("node3", UNSERVED, slots=2)
+    chaos.open("go")
 
 
 def _stop(chaos: Chaos) -> None:
