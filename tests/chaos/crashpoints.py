@@ -201,9 +201,9 @@ _FOLDER = (
     Point("blobs-stored", f"{_STORE}.store_blobs", "after", stimulus="ship"),
     Point("before-bundle", f"{_STORE}.store_bundle", "before", stimulus="ship"),
     Point("after-bundle", f"{_STORE}.store_bundle", "after", stimulus="ship"),
-    Point("before-dags", f"{_STORE}.record_dags", "before", stimulus="ship"),
+    Point("before-dags", f"{_STORE}.record_files", "before", stimulus="ship"),
     Point("between-dags", "dispatcher.store.catalogue:_make_current", "before", stimulus="ship"),
-    Point("after-dags", f"{_STORE}.record_dags", "after", stimulus="ship"),
+    Point("after-dags", f"{_STORE}.record_files", "after", stimulus="ship"),
     Point("pieces-read", f"{_STORE}.read_pieces", "after", _returns_some, "ship"),
     Point("piece-sent", "dispatcher.shipping:_publication", "after", _holds(wire.Piece), "ship"),
 )
