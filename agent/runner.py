@@ -121,12 +121,17 @@ class Runner:
                 log.error("the keeper proves nothing (is it stopped?); it is killed with its tasks")
                 keeper.destroy()
                 await keeper.lost
+        orphaned = keeper is None or keeper.lost.done()
+        if orphaned:
+            # Before anything that may take long: nobody else ends them with their lease.
+            await self._prove_dead(self._state.session + 1)
         session = await self._next_session(above)
         if keeper is not None and not keeper.lost.done():
             self._proven.clear()
             keeper.begin_session(session)
             return session
-        await self._prove_dead(session)
+        if not orphaned:
+            await self._prove_dead(session)
         self._proven.clear()
         self._keeper = await Keeper.launch(
             state_id=self._state.state_id,

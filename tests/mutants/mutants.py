@@ -14,6 +14,7 @@ TERMS = "tests/unit/test_core_terms.py"
 AGENT_TERMS = "tests/unit/test_agent_core_terms.py"
 AGENT = "tests/unit/test_agent_core.py"
 ALARM = "tests/unit/test_agent_core_alarm.py"
+DISK = "tests/unit/test_agent_disk.py"
 FLUSHER = "tests/unit/test_flusher.py"
 STORE = "tests/contract/test_store.py"
 MACHINE = "tests/contract/test_store_machine.py"
@@ -574,6 +575,17 @@ LEASES_OF_AGENTS = (
         old="    begin = clock()\n    patience",
         new="    begin = clock()\n    return Proof(dead=True, survivors=())\n    patience",
         killed_by={KEEPER: ("test_a_lost_keeper_is_noticed_and_what_it_left_is_proven_dead",)},
+        unseen=OWN_KEEPER,
+    ),
+    Mutant(
+        name="proof before the disk",
+        what="what a dead keeper left lives on until the disk takes a new session",
+        file="agent/runner.py",
+        old="        if orphaned:\n",
+        new="        if orphaned and above < 0:\n",
+        killed_by={
+            DISK: ("test_what_a_dead_keeper_left_is_ended_before_the_disk_takes_a_session",)
+        },
         unseen=OWN_KEEPER,
     ),
     Mutant(

@@ -212,7 +212,10 @@ class Agent:
         self.process.after(0.0, fence)
 
     def _fence(self, above: int) -> None:
-        if self._keeper is None or self._proven:
+        if self._keeper is None:
+            self.node.prove_dead(partial(self.process.receive, partial(self._new_session, above)))
+            return
+        if self._proven:
             self._new_session(above)
             return
         self._command("deadline", 0.0)

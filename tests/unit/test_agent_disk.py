@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import signal
 from pathlib import Path
 
 import pytest
 
+from agent import processes
 from agent.core import events as on
 from agent.disk import is_fault, probe, told
 from agent.jobs import JobFolder, write_job
@@ -127,6 +129,25 @@ async def test_no_session_begins_until_it_can_be_written_down(
         assert not session.done()
     blocked.rmdir()
     assert await asyncio.wait_for(session, 10) == 1
+    bench.state.close()
+
+
+async def test_what_a_dead_keeper_left_is_ended_before_the_disk_takes_a_session(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    blocked = bench.state.path / "session.json.new"
+    first = bench.state.next_session()
+    blocked.mkdir()
+    mark = processes.mark(bench.state.state_id, first)
+    left = await asyncio.create_subprocess_exec("sleep", "60", env={processes.MARK: mark})
+    fence = asyncio.ensure_future(bench.runner.fence(0))
+    try:
+        assert await asyncio.wait_for(left.wait(), 10) == -signal.SIGKILL
+        assert not fence.done(), "no session can begin"
+    finally:
+        fence.cancel()
+        await asyncio.gather(fence, return_exceptions=True)
     bench.state.close()
 
 
