@@ -196,6 +196,7 @@ async def test_an_agent_that_cannot_read_the_dispatcher_takes_nothing_until_it_c
 ) -> None:
     agent = await make_agent().start()
     hello = await dispatcher.heard(wire.Hello)
+    await eventually(lambda: "connected; serving q1" in agent.stderr)
     told = wire.Configure(session=hello.session, incarnation=hello.incarnation, terms=wire.Terms())
     dispatcher.reply("node1", msgspec.structs.replace(told, version=2))
     text = "it gets messages of version 2 and reads 1; upgrade this agent"
